@@ -1,0 +1,182 @@
+"""The types of option values that click does not have: budgets, shapes, sizes, lists of numbers; and shared options.
+
+Text becomes a checked value here, or a usage error that says what is allowed; no file is opened.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.shell_completion import CompletionItem
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+MICROSECONDS_PER_UNIT = {"us": 1.0, "µs": 1.0, "ms": 1e3, "s": 1e6}
+MAX_LATENCY_US = 1e12
+MAX_DIMENSION = 65536
+RUNS_FOLDER = Path("runs")
+"""Where runs are kept, below the current folder."""
+
+RUNTIME = click.Choice(["onnx", "tflite"])
+NUMBER_FORMAT = click.Choice(["fp32", "int8"])
+EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+OUTPUT_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
+EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A latency limit: ``latency_us`` in microseconds, or ``fraction`` of the dense network's; one of them is None."""
+
+    latency_us: float | None = None
+    fraction: float | None = None
+
+
+class BudgetType(click.ParamType[Budget]):
+    """``1.2ms``, ``800us``, ``0.5s``, or ``60%`` of the dense network's latency."""
+
+    name = "budget"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Budget:
+        """The budget that ``value`` writes down; a usage error if there is none."""
+        if isinstance(value, Budget):
+            return value
+        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(us|µs|ms|s|%)\s*", str(value))
+        if match is None:
+            self.fail(f"{value!r} is no budget: write 1.2ms, 800us, or 60% of the dense network", param, ctx)
+        number, unit = float(match[1]), match[2]
+        if unit == "%":
+            if not 0 < number <= 100:
+                self.fail(f"{value!r}: a share of the dense network is above 0% and at most 100%", param, ctx)
+            return Budget(fraction=number / 100)
+        latency_us = number * MICROSECONDS_PER_UNIT[unit]
+        if not 0 < latency_us <= MAX_LATENCY_US:
+            self.fail(f"{value!r}: a latency is above 0 and at most {MAX_LATENCY_US / 1e6:.0f}s", param, ctx)
+        return Budget(latency_us=latency_us)
+
+
+class ShapeType(click.ParamType[tuple[int, ...]]):
+    """Sizes joined by ``x``, such as ``1x28x28``; ``dimensions`` says how many there may be."""
+
+    def __init__(self, dimensions: tuple[int, ...], form: str) -> None:
+        self.name = form
+        self._dimensions = dimensions
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        """The sizes, each from 1 to 65536; a usage error otherwise."""
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).lower().split("x")
+        sizes = tuple(int(part) for part in parts if re.fullmatch(r"[0-9]{1,6}", part))
+        if len(sizes) != len(parts) or len(sizes) not in self._dimensions:
+            self.fail(f"{value!r} has not the form {self.name}", param, ctx)
+        if not all(1 <= size <= MAX_DIMENSION for size in sizes):
+            self.fail(f"{value!r}: every size is from 1 to {MAX_DIMENSION}", param, ctx)
+        return sizes
+
+
+class NumberListType(click.ParamType[tuple[float, ...]]):
+    """Numbers above 0 joined by commas, such as ``0.01,0.1,1``."""
+
+    name = "numbers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        """The numbers in the order given; a usage error if one is not finite and above 0."""
+        if isinstance(value, tuple):
+            return value
+        return tuple(self._number(part, param, ctx) for part in str(value).split(","))
+
+    def _number(self, text: str, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            self.fail(f"{text!r} is no number: write numbers joined by commas, such as 0.01,0.1,1", param, ctx)
+        if not (math.isfinite(number) and number > 0):
+            self.fail(f"{text!r}: every number is finite and above 0", param, ctx)
+        return number
+
+
+class TargetType(click.ParamType[str]):
+    """The name of a target, or its file; found when the command runs, so that the error can name close matches."""
+
+    name = "target"
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The targets that exist, and files."""
+        from edgekit import targets
+
+        names = [file.name for file in targets.list_all()]
+        items = [CompletionItem(name) for name in names if name.startswith(incomplete)]
+        return items or [CompletionItem(incomplete, type="file")]
+
+
+class RunType(click.ParamType[Path]):
+    """A run by the name of its directory below ``runs``, or by the directory itself."""
+
+    name = "run"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """The directory of the run; a usage error with the nearest names if there is none."""
+        for directory in (Path(value), RUNS_FOLDER / value):
+            if directory.is_dir():
+                return directory
+        near = difflib.get_close_matches(str(value), _run_names(), n=3)
+        advice = f"did you mean {' or '.join(near)}?" if near else "edgekit train makes runs"
+        self.fail(f"there is no run {str(value)!r} here or in ./{RUNS_FOLDER}; {advice}", param, ctx)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The runs that exist, or directories."""
+        items = [CompletionItem(name) for name in _run_names() if name.startswith(incomplete)]
+        return items or [CompletionItem(incomplete, type="dir")]
+
+
+def _run_names() -> list[str]:
+    return sorted(path.name for path in RUNS_FOLDER.glob("*") if path.is_dir())
+
+
+BUDGET = BudgetType()
+INPUT_SHAPE = ShapeType((1, 3), "CHANNELSxHEIGHTxWIDTH")
+IMAGE_SIZE = ShapeType((2,), "HEIGHTxWIDTH")
+NUMBERS = NumberListType()
+RUN = RunType()
+TARGET = TargetType()
+
+
+def target_option(function: Function) -> Function:
+    """--target, the local machine by default."""
+    text = "Device: a name of `edgekit target list`, or a file."
+    return click.option("--target", type=TARGET, default="cpu", show_default=True, help=text)(function)
+
+
+def runtime_option(function: Function) -> Function:
+    """--runtime, one of them."""
+    return click.option(
+        "--runtime", type=RUNTIME, default="onnx", show_default=True, help="What runs the model on the device."
+    )(function)
+
+
+def format_option(function: Function) -> Function:
+    """--format, the number format of weights and activations."""
+    return click.option(
+        "--format", "number_format", type=NUMBER_FORMAT, default="fp32", show_default=True, help="Number format."
+    )(function)
+
+
+def model_option(function: Function) -> Function:
+    """--model: a name, a factory, or a network file."""
+    return click.option(
+        "--model", required=True, help="A name such as resnet14, package.module:factory, or a network's JSON file."
+    )(function)
+
+
+def threads_option(function: Function) -> Function:
+    """--threads, those of the target's file by default."""
+    text = "Threads of the runtime; those of the target if not given."
+    return click.option("--threads", type=click.IntRange(1, 1024), help=text)(function)

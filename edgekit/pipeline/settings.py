@@ -1,0 +1,91 @@
+"""What a training run is asked for: one frozen struct, stored as given in the run directory and needed to resume it.
+
+Nothing is computed here beyond turning a budget's text into a number.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+import msgspec
+
+from edgekit.errors import UsageError
+from edgekit.nn.estimators import EstimatorName
+from edgekit.nn.gates import Scope
+from edgekit.train.batches import Augmentation
+from edgekit.types import NumberFormat, RuntimeName
+
+_US_PER_UNIT = {"us": 1.0, "ms": 1e3, "s": 1e6}
+Positive = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Settings of one run. ``epochs`` is the length of the dense training, and again of search and fine-tuning together;
+    ``search_share`` and ``trial_share`` are parts of the latter (learning the gates; comparing candidates).
+
+    ``penalty_sweep``: lambdas per millisecond; if given, one model is trained for each and the one nearest to the
+    budget is chosen, in place of the single run by dual ascent.
+    """
+
+    model: str
+    data: str
+    target: str = "cpu"
+    runtime: RuntimeName = "onnx"
+    number_format: NumberFormat = "fp32"
+    method: Literal["drop", "dense"] = "drop"
+    budget: str = "50%"
+    latency_source: Literal["measured", "macs"] = "measured"
+    epochs: Positive = 10.0
+    search_share: Share = 0.2
+    trial_share: Share = 0.1
+    batch_size: Annotated[int, msgspec.Meta(ge=2, le=1_000_000)] = 128
+    learning_rate: Positive = 0.1
+    search_learning_rate: Positive = 0.02
+    fine_tune_learning_rate: Positive = 0.05
+    gate_learning_rate: Positive = 0.1
+    distillation: Share = 0.5
+    augmentation: Augmentation = "shift"
+    scope: Scope = "unit"
+    estimator: EstimatorName = "hard-concrete"
+    coefficient_low: Annotated[float, msgspec.Meta(ge=0, le=1e3)] = 0.0
+    coefficient_high: Annotated[float, msgspec.Meta(gt=0, le=1e3)] = 1.0
+    penalty_sweep: tuple[Positive, ...] = ()
+    sweep_choice: Literal["nearest", "not-above"] = "nearest"
+    group_size: Annotated[int, msgspec.Meta(ge=1, le=65536)] | None = None
+    max_corrections: Annotated[int, msgspec.Meta(ge=0, le=20)] = 4
+    seed: Annotated[int, msgspec.Meta(ge=0, le=2**31)] = 0
+    limit: Annotated[int, msgspec.Meta(ge=1, le=2**31)] | None = None
+    image_size: tuple[int, int] | None = None
+    threads: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
+    profile: str | None = None
+
+    def __post_init__(self) -> None:
+        parse_budget(self.budget)
+        if not self.coefficient_low < self.coefficient_high:
+            raise UsageError(
+                f"--coefficient-low {self.coefficient_low:g} must be below --coefficient-high {self.coefficient_high:g}"
+            )
+
+
+class Budget(msgspec.Struct, frozen=True, kw_only=True):
+    """A latency limit: in microseconds, or as a share of the dense network's measured time; one of the two is None."""
+
+    latency_us: float | None = None
+    share: float | None = None
+
+    def resolve(self, dense_us: float) -> float:
+        """The limit in microseconds, given the dense network's measured time."""
+        return self.latency_us if self.latency_us is not None else (self.share or 1.0) * dense_us
+
+
+def parse_budget(text: str) -> Budget:
+    """``1.2ms``, ``800us``, ``0.5s`` or ``60%``; UsageError for anything else."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(us|µs|ms|s|%)\s*", text)
+    number = float(match[1]) if match else 0.0
+    if match is None or not 0 < number <= 1e12 or (match[2] == "%" and number > 100):
+        raise UsageError(f"{text!r} is no budget", "write 1.2ms, 800us, or 60% (of the dense network's measured time)")
+    if match[2] == "%":
+        return Budget(share=number / 100)
+    return Budget(latency_us=number * _US_PER_UNIT[match[2].replace("µ", "u")])

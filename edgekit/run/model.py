@@ -1,0 +1,108 @@
+"""Opens an exported model for running: picks its runtime, reads what the file says about itself, loads it.
+
+No image is known here, and no error of a runtime leaves without the name of the file.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgekit import runtimes
+from edgekit.codec import decode_model_info
+from edgekit.data._base import quoted
+from edgekit.data.preprocess import check_preprocessing
+from edgekit.errors import BadInputError
+from edgekit.runtimes import FloatArray, Session
+from edgekit.types import ModelInfo, RuntimeName
+
+METADATA_KEY = "edgekit"
+"""Key of the `ModelInfo` JSON among the text metadata of a model file."""
+MAX_MODEL_BYTES = 2**31
+"""Both formats end here: protobuf and flatbuffers count bytes in 31 bits."""
+
+_RUNTIMES: dict[str, RuntimeName] = {".onnx": "onnx", ".tflite": "tflite"}
+
+
+@dataclass(frozen=True, eq=False)
+class OpenModel:
+    """A loaded model and what is known about it; the session takes one sample a run."""
+
+    info: ModelInfo
+    session: Session
+
+    def logits(self, sample: FloatArray) -> FloatArray:
+        """Outputs (classes,) for one preprocessed sample (1, channels, height, width), float32."""
+        batch = sample.reshape(1, *self.session.input_shape[1:])
+        return self.session.run(batch).reshape(-1)
+
+
+def open_model(path: Path, *, threads: int = 1, info: ModelInfo | None = None) -> OpenModel:
+    """Load ``path`` in the runtime of its suffix (.onnx or .tflite) and run it once on zeros.
+
+    ``info`` stands in for the description that a file lacks, and wins over one that it has. Raises BadInputError for
+    a file that is no model, that edgekit did not describe, or that contradicts its description.
+    """
+    runtime_name = _runtime_name(path)
+    content = _read(path)
+    runtime = runtimes.get(runtime_name)
+    try:
+        described = info or _described(path, runtime.metadata(content))
+        session = runtime.load(content, threads)
+    except BadInputError as error:
+        message = error.message if quoted(path) in error.message else f"{quoted(path)}: {error.message}"
+        raise BadInputError(message, error.hint) from error
+    model = OpenModel(described, session)
+    _check_agreement(path, model)
+    return model
+
+
+def _runtime_name(path: Path) -> RuntimeName:
+    name = _RUNTIMES.get(path.suffix.lower())
+    if name is None:
+        raise BadInputError(
+            f"the model {quoted(path)} has the suffix {path.suffix!r}; allowed are {' and '.join(_RUNTIMES)}"
+        )
+    return name
+
+
+def _read(path: Path) -> bytes:
+    if not os.path.isfile(path):
+        raise BadInputError(f"there is no model file {quoted(path)}; allowed is a .onnx or .tflite file")
+    if path.stat().st_size > MAX_MODEL_BYTES:
+        raise BadInputError(f"the model {quoted(path)} has more than the allowed {MAX_MODEL_BYTES} bytes")
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise BadInputError(f"the model {quoted(path)} cannot be read: {error.strerror}") from error
+
+
+def _described(path: Path, metadata: dict[str, str]) -> ModelInfo:
+    text = metadata.get(METADATA_KEY)
+    if text is None:
+        raise BadInputError(
+            f"the model {quoted(path)} does not say how images become its input or what its labels are; "
+            f"allowed is a model with edgekit's metadata",
+            "export it with `edgekit export`; from Python, a ModelInfo can be given as info=",
+        )
+    return decode_model_info(text, quoted(path))
+
+
+def _check_agreement(path: Path, model: OpenModel) -> None:
+    """Refuse a model whose input or output does not fit its own description."""
+    wanted, described = model.session.input_shape, model.info.preprocessing.input_shape
+    check_preprocessing(model.info.preprocessing, quoted(path))
+    if wanted[1:] not in (described, (int(np.prod(described)),)):
+        raise BadInputError(
+            f"the model {quoted(path)} takes samples of shape {wanted[1:]} and describes images of {described}; "
+            f"allowed is the same shape, or all its values in one row"
+        )
+    outputs = model.logits(np.zeros((1, *described), dtype=np.float32)).size
+    if outputs != len(model.info.labels):
+        raise BadInputError(
+            f"the model {quoted(path)} has {outputs} outputs and {len(model.info.labels)} labels; "
+            f"allowed is one label per output"
+        )

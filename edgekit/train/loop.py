@@ -1,0 +1,267 @@
+"""The training loop: one function that takes a network from one step to the last, with or without gates and a teacher.
+
+It is a function of its settings and seed alone: killed at any step and resumed, it gives the same weights.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from edgekit.errors import TrainingDivergedError
+from edgekit.nn.network import OPEN, GateSample, Network
+from edgekit.train.batches import Augmentation, Split, batch_at, in_order, steps_per_epoch
+from edgekit.train.checkpoint import CheckpointFolder, Snapshot
+from edgekit.types import Progress, ProgressCallback, ignore_progress
+
+MetricsCallback = Callable[[dict[str, float | int | str]], None]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How weights are trained: SGD with Nesterov momentum, a linear warm-up and a cosine down to zero.
+
+    ``distillation``: weight of the teacher's term, (1 - w) CE + w T^2 KL at temperature T (Hinton et al. 2015).
+    ``precision``: bf16 (autocast) where the CPU has it in hardware, else fp32.
+    """
+
+    epochs: float
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warmup: float = 0.06
+    augmentation: Augmentation = "shift"
+    distillation: float = 0.0
+    temperature: float = 4.0
+    precision: str = "fp32"
+
+
+class GateStage(Protocol):
+    """What the loop asks of gates that are trained beside the weights; implemented in ``drop``."""
+
+    def sample(self, step: int) -> GateSample:
+        """The draw of this step."""
+
+    def penalty(self, step: int, total: int) -> Tensor:
+        """Term added to the loss."""
+
+    def before_backward(self, step: int, task: Tensor, evaluate: Callable[[GateSample], Tensor]) -> Tensor | None:
+        """An additional term that carries a score-function gradient, if the estimator needs one."""
+
+    def update(self) -> None:
+        """One optimizer step of the gates."""
+
+    def zero_grad(self) -> None:
+        """Forget gradients."""
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Tensors and numbers for a checkpoint."""
+
+    def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Take back what `state` gave."""
+
+    def values(self) -> dict[str, float]:
+        """What to show and log beside the loss."""
+
+
+@dataclass
+class StageOptions:
+    """Where a stage stands in a run: its name, its seed, and who is told about it."""
+
+    name: str
+    seed: int
+    checkpoints: CheckpointFolder | None = None
+    checkpoint_seconds: float = 20.0
+    progress: ProgressCallback = ignore_progress
+    metrics: MetricsCallback = field(default=lambda _: None)
+    metrics_every: int = 20
+
+
+def total_steps(split: Split, recipe: Recipe) -> int:
+    """Steps of a stage: epochs times batches, rounded, at least one."""
+    return max(1, round(recipe.epochs * steps_per_epoch(split, recipe.batch_size)))
+
+
+def learning_rate_at(recipe: Recipe, step: int, total: int) -> float:
+    """Linear warm-up, then half a cosine to zero."""
+    warmup = max(1.0, recipe.warmup * total)
+    return recipe.learning_rate * min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / total))
+
+
+def fit(
+    network: Network,
+    split: Split,
+    recipe: Recipe,
+    stage: StageOptions,
+    teacher: Network | None = None,
+    gates: GateStage | None = None,
+) -> None:
+    """Train ``network`` in place on ``split`` for the whole stage, resuming from its newest checkpoint.
+
+    Raises TrainingDivergedError when the loss is not finite; the last good checkpoint stays.
+    """
+    network.train()
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    total = total_steps(split, recipe)
+    optimizer = torch.optim.SGD(
+        network.parameters(),
+        lr=recipe.learning_rate,
+        momentum=recipe.momentum,
+        nesterov=recipe.momentum > 0,
+        weight_decay=recipe.weight_decay,
+    )
+    first = _resume(network, optimizer, stage, gates)
+    saved = time.monotonic()
+    for step in range(first, total):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate_at(recipe, step, total)
+        loss, accuracy = _train_step(network, split, recipe, stage, teacher, gates, optimizer, step, total)
+        if not math.isfinite(loss):
+            raise _diverged(stage, recipe, step, loss)
+        _tell(stage, recipe, split, step, total, loss, accuracy, gates)
+        if stage.checkpoints is not None and time.monotonic() - saved > stage.checkpoint_seconds:
+            stage.checkpoints.save(_snapshot(network, optimizer, gates, step + 1))
+            saved = time.monotonic()
+    network.eval()
+
+
+def _train_step(
+    network: Network,
+    split: Split,
+    recipe: Recipe,
+    stage: StageOptions,
+    teacher: Network | None,
+    gates: GateStage | None,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    total: int,
+) -> tuple[float, float]:
+    inputs, labels = batch_at(split, recipe.batch_size, recipe.augmentation, stage.seed, stage.name, step)
+    soft = _teacher_logits(teacher, inputs, recipe)
+
+    def task_loss(sample: GateSample) -> tuple[Tensor, Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
+            logits = network(inputs, sample)
+        return _loss(logits.float(), labels, soft, recipe), logits
+
+    sample = gates.sample(step) if gates is not None else OPEN
+    task, logits = task_loss(sample)
+    loss = task
+    if gates is not None:
+        with_grad = gates.before_backward(step, task, lambda other: task_loss(other)[0])
+        loss = loss + gates.penalty(step, total) + (with_grad if with_grad is not None else 0.0)
+        gates.zero_grad()
+    optimizer.zero_grad()
+    loss.backward()
+    value = float(task.detach())
+    if math.isfinite(value):
+        optimizer.step()
+        if gates is not None:
+            gates.update()
+    return value, float((logits.detach().argmax(1) == labels).float().mean())
+
+
+def _teacher_logits(teacher: Network | None, inputs: Tensor, recipe: Recipe) -> Tensor | None:
+    if teacher is None or recipe.distillation == 0:
+        return None
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
+        return teacher(inputs).float()
+
+
+def _loss(logits: Tensor, labels: Tensor, soft: Tensor | None, recipe: Recipe) -> Tensor:
+    hard = F.cross_entropy(logits, labels)
+    if soft is None:
+        return hard
+    temperature, weight = recipe.temperature, recipe.distillation
+    divergence = F.kl_div(
+        F.log_softmax(logits / temperature, 1),
+        F.log_softmax(soft / temperature, 1),
+        reduction="batchmean",
+        log_target=True,
+    )
+    return (1 - weight) * hard + weight * temperature**2 * divergence
+
+
+@torch.no_grad()
+def evaluate(network: Network, split: Split, precision: str = "fp32") -> float:
+    """Share of samples whose largest logit is the label."""
+    network.eval()
+    right = 0
+    for inputs, labels in in_order(split):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            right += int((network(inputs).argmax(1) == labels).sum())
+    return right / len(split)
+
+
+def hardware_precision() -> str:
+    """bf16 if this CPU multiplies it in hardware, else fp32: without the instructions autocast is slower than float."""
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
+
+
+def _resume(
+    network: Network, optimizer: torch.optim.Optimizer, stage: StageOptions, gates: GateStage | None
+) -> int:
+    snapshot = stage.checkpoints.newest() if stage.checkpoints is not None else None
+    if snapshot is None:
+        return 0
+    parts: dict[str, dict[str, Tensor]] = {"network": {}, "momentum": {}, "gates": {}}
+    for name, tensor in snapshot.tensors.items():
+        part, _, rest = name.partition(":")
+        parts[part][rest] = tensor
+    network.load_state_dict(parts["network"])
+    state = optimizer.state_dict()
+    state["state"] = {int(index): {"momentum_buffer": value} for index, value in parts["momentum"].items()}
+    optimizer.load_state_dict(state)
+    if gates is not None:
+        gates.restore(parts["gates"], dict(snapshot.facts))
+    return snapshot.step
+
+
+def _snapshot(
+    network: Network, optimizer: torch.optim.Optimizer, gates: GateStage | None, step: int
+) -> Snapshot:
+    tensors = {f"network:{name}": value for name, value in network.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        if state.get("momentum_buffer") is not None:
+            tensors[f"momentum:{index}"] = state["momentum_buffer"]
+    facts: dict[str, float | int | str] = {}
+    if gates is not None:
+        gate_tensors, gate_facts = gates.state()
+        tensors |= {f"gates:{name}": value for name, value in gate_tensors.items()}
+        facts |= gate_facts
+    return Snapshot(step, tensors, facts)
+
+
+def _diverged(stage: StageOptions, recipe: Recipe, step: int, loss: float) -> TrainingDivergedError:
+    kept = "; the last good checkpoint is kept" if stage.checkpoints is not None else ""
+    return TrainingDivergedError(
+        f"the loss became {loss} at step {step} of stage {stage.name!r}{kept}",
+        f"lower --learning-rate (now {recipe.learning_rate:g}), or look for NaN in the data",
+    )
+
+
+def _tell(
+    stage: StageOptions,
+    recipe: Recipe,
+    split: Split,
+    step: int,
+    total: int,
+    loss: float,
+    accuracy: float,
+    gates: GateStage | None,
+) -> None:
+    extra = gates.values() if gates is not None else {}
+    epoch = (step + 1) / steps_per_epoch(split, recipe.batch_size)
+    shown = {"epoch": f"{epoch:.2f}/{recipe.epochs:g}", "loss": f"{loss:.3f}", "accuracy": f"{accuracy:.1%}"}
+    shown |= {name: f"{value:.4g}" for name, value in extra.items()}
+    stage.progress(Progress(stage=stage.name, done=step + 1, total=total, values=shown))
+    if step % stage.metrics_every == 0 or step + 1 == total:
+        stage.metrics({"stage": stage.name, "step": step, "epoch": epoch, "loss": loss, "accuracy": accuracy, **extra})

@@ -1,0 +1,24 @@
+"""What every test runs with: telemetry off, no colours, one width of the terminal, repeatable examples in CI.
+
+Fixtures of one part of edgekit are in that part's own conftest.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import settings
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+# Examples take as long as the machine is busy: a deadline would fail for other people's load.
+settings.register_profile("default", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+
+@pytest.fixture(autouse=True)
+def _plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("NO_COLOR", "1")
