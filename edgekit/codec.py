@@ -36,6 +36,7 @@ TEXT_LIMIT_BYTES = 16 * 2**20
 ELEMENT_LIMIT = 2**31
 """Most elements of a tensor and most parameters of a unit: a few bytes of JSON must not ask for terabytes."""
 
+_ACTIVATED = ("conv", "dense", "scale", "add", "activation")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _JSON_PATH = re.compile(r"^(?P<reason>.*?)(?: - at `(?P<path>\$[^`]*)`)?$", re.DOTALL)
 
@@ -305,6 +306,8 @@ def check_unit(unit: UnitSpec, at: str) -> None:
         raise BadInputError(
             f"{at}: {unit.kind} of {unit.input_shape} gives {' or '.join(map(str, expected))}, not {unit.output_shape}"
         )
+    if unit.activation != "none" and unit.kind not in _ACTIVATED:
+        raise BadInputError(f"{at}: {unit.kind} carries no activation, give {unit.activation!r} a layer of its own")
     if (unit.sparsity_kind == "dense") != (unit.sparsity_level == 0):
         raise BadInputError(f"{at}: sparsity_kind {unit.sparsity_kind!r} with level {unit.sparsity_level:g}")
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @command
-def doctor(_output: Output) -> Result:
+def doctor(_ui: Output) -> Result:
     """Check what works on this machine.
 
     Every runtime is made to run a small model. Exits with 1 if none does: nothing else can work then.

@@ -35,7 +35,11 @@ class LazyGroup(click.Group):
         return command
 
 
-@click.group(cls=LazyGroup, no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    no_args_is_help=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(edgekit.__version__, prog_name="edgekit", message="%(prog)s %(version)s")
 def group() -> None:
     """Make neural networks fit a latency budget on a device that was measured.

@@ -1,4 +1,4 @@
-"""The types of option values that click does not have: budgets, shapes, sizes, lists of numbers; and shared options.
+"""The types of option values that click does not have: shapes, lists of numbers, runs, targets; and shared options.
 
 Text becomes a checked value here, or a usage error that says what is allowed; no file is opened.
 """
@@ -9,17 +9,15 @@ import difflib
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 from click.shell_completion import CompletionItem
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-MICROSECONDS_PER_UNIT = {"us": 1.0, "µs": 1.0, "ms": 1e3, "s": 1e6}
-MAX_LATENCY_US = 1e12
 MAX_DIMENSION = 65536
 RUNS_FOLDER = Path("runs")
 """Where runs are kept, below the current folder."""
@@ -31,43 +29,16 @@ OUTPUT_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
-@dataclass(frozen=True)
-class Budget:
-    """A latency limit: ``latency_us`` in microseconds, or ``fraction`` of the dense network's; one of them is None."""
-
-    latency_us: float | None = None
-    fraction: float | None = None
-
-
-class BudgetType(click.ParamType[Budget]):
-    """``1.2ms``, ``800us``, ``0.5s``, or ``60%`` of the dense network's latency."""
-
-    name = "budget"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Budget:
-        """The budget that ``value`` writes down; a usage error if there is none."""
-        if isinstance(value, Budget):
-            return value
-        match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(us|µs|ms|s|%)\s*", str(value))
-        if match is None:
-            self.fail(f"{value!r} is no budget: write 1.2ms, 800us, or 60% of the dense network", param, ctx)
-        number, unit = float(match[1]), match[2]
-        if unit == "%":
-            if not 0 < number <= 100:
-                self.fail(f"{value!r}: a share of the dense network is above 0% and at most 100%", param, ctx)
-            return Budget(fraction=number / 100)
-        latency_us = number * MICROSECONDS_PER_UNIT[unit]
-        if not 0 < latency_us <= MAX_LATENCY_US:
-            self.fail(f"{value!r}: a latency is above 0 and at most {MAX_LATENCY_US / 1e6:.0f}s", param, ctx)
-        return Budget(latency_us=latency_us)
-
-
 class ShapeType(click.ParamType[tuple[int, ...]]):
     """Sizes joined by ``x``, such as ``1x28x28``; ``dimensions`` says how many there may be."""
 
     def __init__(self, dimensions: tuple[int, ...], form: str) -> None:
         self.name = form
         self._dimensions = dimensions
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """The form as it is to be written, the ``x`` in lower case."""
+        return self.name
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
         """The sizes, each from 1 to 65536; a usage error otherwise."""
@@ -103,6 +74,21 @@ class NumberListType(click.ParamType[tuple[float, ...]]):
         return number
 
 
+class SettingType(click.ParamType[tuple[str, str]]):
+    """``NAME=VALUE``: a setting for which there is no option of its own."""
+
+    name = "name=value"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        """The name, with underscores, and the text of the value; a usage error without an equals sign."""
+        if isinstance(value, tuple):
+            return value
+        name, equals, text = str(value).partition("=")
+        if not (name and equals):
+            self.fail(f"{value!r} has not the form NAME=VALUE", param, ctx)
+        return name.strip().replace("-", "_"), text.strip()
+
+
 class TargetType(click.ParamType[str]):
     """The name of a target, or its file; found when the command runs, so that the error can name close matches."""
 
@@ -124,7 +110,7 @@ class RunType(click.ParamType[Path]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         """The directory of the run; a usage error with the nearest names if there is none."""
-        for directory in (Path(value), RUNS_FOLDER / value):
+        for directory in (RUNS_FOLDER / value, Path(value)):
             if directory.is_dir():
                 return directory
         near = difflib.get_close_matches(str(value), _run_names(), n=3)
@@ -141,11 +127,11 @@ def _run_names() -> list[str]:
     return sorted(path.name for path in RUNS_FOLDER.glob("*") if path.is_dir())
 
 
-BUDGET = BudgetType()
 INPUT_SHAPE = ShapeType((1, 3), "CHANNELSxHEIGHTxWIDTH")
 IMAGE_SIZE = ShapeType((2,), "HEIGHTxWIDTH")
 NUMBERS = NumberListType()
 RUN = RunType()
+SETTING = SettingType()
 TARGET = TargetType()
 
 
@@ -169,14 +155,12 @@ def format_option(function: Function) -> Function:
     )(function)
 
 
-def model_option(function: Function) -> Function:
+def model_option(*, required: bool) -> Callable[[Function], Function]:
     """--model: a name, a factory, or a network file."""
-    return click.option(
-        "--model", required=True, help="A name such as resnet14, package.module:factory, or a network's JSON file."
-    )(function)
+    text = "A name such as resnet14, package.module:factory, or a network's .json file."
+    return click.option("--model", required=required, help=text)
 
 
-def threads_option(function: Function) -> Function:
-    """--threads, those of the target's file by default."""
-    text = "Threads of the runtime; those of the target if not given."
-    return click.option("--threads", type=click.IntRange(1, 1024), help=text)(function)
+def given_by_user(context: click.Context) -> set[str]:
+    """Names of the parameters that are on the command line: the others hold their defaults."""
+    return {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}

@@ -19,7 +19,7 @@ from edgekit.ui import Output, Result
 @click.option(
     "--output", type=OUTPUT_FILE, default=Path("report.html"), show_default=True, help="The page; data goes beside it."
 )
-def report(_output: Output, runs: tuple[Path, ...], output: Path) -> Result:
+def report(_ui: Output, runs: tuple[Path, ...], output: Path) -> Result:
     """Write one HTML page about each RUN, a run's name or directory.
 
     The page needs no network. The same figures are written beside it as CSV and JSON.

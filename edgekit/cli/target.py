@@ -29,7 +29,7 @@ def target() -> None:
 
 @target.add_command
 @command
-def list_command(_output: Output) -> Result:
+def list_command(_ui: Output) -> Result:
     """List the targets that can be named."""
     from edgekit import targets
 
@@ -57,7 +57,7 @@ def _row(file: TargetFile) -> tuple[str, ...]:
 @target.add_command
 @command
 @click.argument("name", type=TARGET)
-def show(_output: Output, name: str) -> Result:
+def show(_ui: Output, name: str) -> Result:
     """Show what the target NAME, a name or a file, says."""
     from edgekit import targets
 

@@ -1,87 +1,169 @@
 """``edgekit train``: a network that fits a latency budget, from data and a measured device.
 
-Options become `TrainSettings` here; the work is that of ``edgekit.train``.
+Options become `TrainSettings`, which knows what is allowed; the work is that of ``edgekit.pipeline``.
 """
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgekit.cli.command import command
 from edgekit.cli.options import (
-    BUDGET,
+    EXISTING_FILE,
     IMAGE_SIZE,
     NUMBERS,
     RUNS_FOLDER,
-    Budget,
+    SETTING,
     format_option,
+    given_by_user,
     model_option,
     runtime_option,
     target_option,
-    threads_option,
 )
 from edgekit.ui import Output, Result, Table
 
 if TYPE_CHECKING:
+    from edgekit.pipeline.settings import TrainSettings
     from edgekit.types import ModelPoint, RunResult
+
+METHODS = click.Choice(["drop", "dense"])
+LATENCY_SOURCES = click.Choice(["measured", "macs"])
+SCOPES = click.Choice(["shared", "layer", "unit"])
+ESTIMATORS = click.Choice(["hard-concrete", "straight-through", "arm", "reinforce"])
+AUGMENTATIONS = click.Choice(["auto", "none", "shift", "flip", "shift+flip"])
 
 
 @command
-@model_option
-@click.option("--data", required=True, help="Images: a folder of class folders, an IDX folder, a .npz file, or a name.")
+@model_option(required=False)
+@click.option("--data", help="Images: a folder of class folders, an IDX folder, a .npz file, or a name.")
 @target_option
 @runtime_option
 @format_option
-@threads_option
-@click.option("--budget", type=BUDGET, help="Latency to fit in: 1.2ms, 800us, or 60% of the dense network.")
-@click.option(
-    "--method",
-    type=click.Choice(["drop", "dense"]),
-    default="drop",
-    show_default=True,
-    help="Learn what to drop, or train the network as it is.",
-)
-@click.option("--name", help="Name of the run; made from the settings if not given.")
-@click.option("--resume", is_flag=True, help="Go on with the run of this name where it was interrupted.")
-@click.option("--epochs", type=click.IntRange(1, 100_000), default=10, show_default=True, help="Passes over the data.")
-@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True, help="Of everything random.")
-@click.option("--batch-size", type=click.IntRange(2, 65536), default=128, show_default=True, help="Images per step.")
-@click.option(
-    "--learning-rate", type=click.FloatRange(0, 100, min_open=True), default=0.1, show_default=True, help="At its peak."
-)
-@click.option("--limit", type=click.IntRange(1), help="Use at most this many images.")
+@click.option("--budget", default="50%", show_default=True, help="Latency to fit in: 1.2ms, 800us, or 60% of dense.")
+@click.option("--method", type=METHODS, default="drop", show_default=True, help="Learn what to drop, or drop nothing.")
+@click.option("--name", help="Name of the run in ./runs; made from model, runtime and format if not given.")
+@click.option("--resume", is_flag=True, help="Go on with the run of this name; its settings are known.")
+@click.option("--epochs", type=float, default=10.0, show_default=True, help="Passes over the data, per training.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of everything random.")
+@click.option("--batch-size", type=int, default=128, show_default=True, help="Images per step.")
+@click.option("--learning-rate", type=float, default=0.1, show_default=True, help="At its peak.")
+@click.option("--limit", type=int, help="Use at most this many images.")
 @click.option("--image-size", type=IMAGE_SIZE, help="Resize every image to this.")
-@click.option(
-    "--scope",
-    type=click.Choice(["shared", "layer", "unit"]),
-    default="shared",
-    show_default=True,
-    help="What shares one drop probability.",
-)
+@click.option("--augmentation", type=AUGMENTATIONS, default="auto", show_default=True, help="Of training images.")
+@click.option("--scope", type=SCOPES, default="unit", show_default=True, help="What shares one drop probability.")
 @click.option(
     "--estimator",
-    type=click.Choice(["hard-concrete", "straight-through", "arm", "reinforce"]),
+    type=ESTIMATORS,
     default="hard-concrete",
     show_default=True,
-    help="How the gradient of a drop probability is estimated.",
+    help="How gradients of drop probabilities are estimated.",
 )
-@click.option("--lambda-sweep", type=NUMBERS, help="Also train with these penalty weights per millisecond: 0.01,0.1,1.")
+@click.option("--lambda-sweep", "penalty_sweep", type=NUMBERS, help="Train once per penalty weight: 0.01,0.1,1.")
 @click.option("--coefficient-low", type=float, default=0.0, show_default=True, help="Output factor of a dropped unit.")
 @click.option("--coefficient-high", type=float, default=1.0, show_default=True, help="Output factor of a kept unit.")
-def train(output: Output, *, name: str | None, budget: Budget | None, method: str, **values: Any) -> Result:
+@click.option("--group-size", type=int, help="Channels that are dropped together; found if not given.")
+@click.option(
+    "--latency-source",
+    type=LATENCY_SOURCES,
+    default="measured",
+    show_default=True,
+    help="What the penalty counts; macs is for comparison.",
+)
+@click.option("--profile", type=EXISTING_FILE, help="Measured times; found or made if not given.")
+@click.option("--threads", type=int, default=1, show_default=True, help="Threads of training.")
+@click.option("--set", "others", type=SETTING, multiple=True, help="Any other setting, such as search-share=0.3.")
+def train(
+    ui: Output, name: str | None, resume: bool, others: tuple[tuple[str, str], ...], model: str | None, **_values: Any
+) -> Result:
     """Train a network that fits a latency budget on a target.
 
-    The target is profiled first where units are missing. The result is a directory in ./runs: killed at any moment,
+    The target is profiled first where times are missing. The result is a directory in ./runs: killed at any moment,
     it goes on with --resume.
     """
-    if method == "drop" and budget is None:
-        raise click.UsageError("--method drop needs --budget, such as 1.2ms, 800us or 60%")
-    from edgekit.train.session import train_run
+    if resume and name is None:
+        raise click.UsageError("--resume needs the --name of the run")
+    context = click.get_current_context()
+    given = {key: context.params[key] for key in given_by_user(context) - {"name", "resume", "others"}} | dict(others)
+    directory = RUNS_FOLDER / (name or free_name(given))
+    settings = resumed_settings(directory, given) if resume else new_settings(given)
+    ui.resume = f"edgekit train --resume --name {directory.name}"
+    from edgekit.pipeline.training_run import train_run
 
-    settings = make_settings(name, budget, method, values)
-    output.resume = f"edgekit train --resume --name {settings.name} with the same options goes on"
-    with output.progress() as progress:
-        result = train_run(settings, progress)
-    return describe(result)
+    with ui.progress() as progress:
+        result = train_run(settings, directory, resume=resume, progress=progress)
+    return describe(result, directory)
+
+
+def new_settings(given: dict[str, Any]) -> TrainSettings:
+    """Settings from what was given; the rest are `TrainSettings`' defaults. A usage error names its option."""
+    for required in ("model", "data"):
+        if required not in given:
+            raise click.UsageError(f"Missing option '--{required}'")
+    return _convert(given)
+
+
+def resumed_settings(directory: Path, given: dict[str, Any]) -> TrainSettings:
+    """Settings of the run that was begun, with what was given over them: the run itself refuses what differs."""
+    import msgspec
+
+    from edgekit.pipeline.run_directory import read_settings
+
+    if not directory.is_dir():
+        raise click.UsageError(f"there is no run {directory} to resume")
+    return _convert(msgspec.structs.asdict(read_settings(directory)) | given)
+
+
+def _convert(values: dict[str, Any]) -> TrainSettings:
+    import msgspec
+
+    from edgekit.pipeline.settings import TrainSettings
+
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+    try:
+        return msgspec.convert(plain, TrainSettings, strict=False)
+    except msgspec.ValidationError as error:
+        raise click.UsageError(_in_options(str(error))) from error
+
+
+def _in_options(message: str) -> str:
+    """msgspec names a value as ``$.batch_size``; users know it as ``--batch-size``."""
+    text, _, path = message.partition(" - at `$.")
+    name = path.rstrip("`")
+    return f"--{name.replace('_', '-')}: {text}" if name else message
+
+
+def free_name(given: dict[str, Any]) -> str:
+    """A name for a new run from its model, runtime and format, with a number if there is such a run already."""
+    parts = (str(given.get("model", "run")), given.get("runtime", "onnx"), given.get("number_format", "fp32"))
+    name = re.sub(r"[^a-zA-Z0-9.]+", "-", "-".join(parts)).strip("-.")
+    names = (name, *(f"{name}-{number}" for number in range(2, 10_000)))
+    return next(free for free in names if not (RUNS_FOLDER / free).exists())
+
+
+def describe(result: RunResult, directory: Path) -> Result:
+    """What a run came to: the budget, the measured times, and every model of it."""
+    columns = ("model", "role", "accuracy", "predicted us", "measured us", "parameters")
+    dense_us = result.baseline_measured_us
+    share = f", {result.measured_us / dense_us:.0%} of the dense network's {dense_us:.0f} us" if dense_us else ""
+    summary = (
+        f"{directory}: {result.measured_us:.0f} us measured{share}; budget {result.budget_us:.0f} us",
+        f"accuracy {result.accuracy:.2%}; dense {result.baseline_accuracy:.2%}",
+    )
+    table = Table(columns, tuple(_row(point) for point in result.points), right=frozenset(columns[2:]))
+    return Result(data={"run": directory, "result": result}, text=(*summary, table))
+
+
+def _row(point: ModelPoint) -> tuple[str, ...]:
+    measured = "-" if point.measured_us is None else f"{point.measured_us:.0f}"
+    return (
+        point.name,
+        point.role,
+        f"{point.accuracy:.2%}",
+        f"{point.predicted_us:.0f}",
+        measured,
+        str(point.parameter_count),
+    )

@@ -96,7 +96,7 @@ def _read(source: str, options: ReadOptions) -> Samples:
         samples = find_reader(known.path).read(known.path, options)
         return replace(samples, name=source, class_names=known.class_names or samples.class_names)
     path = Path(source)
-    if not os.path.exists(path):
+    if not os.path.exists(source):
         raise DataError(
             f"data {quoted(source)} does not exist; allowed are a folder of images, a folder of IDX files, "
             f"a .npz file, and the names {_listed(known_names())}"

@@ -73,6 +73,8 @@ def _unzip(path: Path, stream: IO[bytes]) -> bytes:
 
 
 def _parse(path: Path, content: bytes) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
+    if not content.strip():
+        raise DataError(f"{quoted(path)} is empty; allowed are lines of {_COLUMNS} numbers")
     try:
         table = np.loadtxt(io.BytesIO(content), delimiter=",", dtype=np.uint8, ndmin=2)
     except (ValueError, OverflowError) as error:

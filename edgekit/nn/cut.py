@@ -5,6 +5,7 @@ Which units go is decided elsewhere (``train.selection``); here a choice becomes
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -54,20 +55,24 @@ def cut_network(network: Network, structure: Structure, choice: Choice, gain: fl
     """The network with only what ``choice`` keeps, in the weights of ``network``.
 
     ``gain`` is the coefficient that kept units were multiplied by in training: it goes into the weights of those that
-    were gated.
+    were gated, once for the channel group and once for the block.
     """
-    spec = cut_spec(structure, choice)
-    small = Network(spec)
-    gated = {w for space in structure.spaces if space.is_droppable for w in space.writers}
-    for layer in spec.layers:
-        source = network.layer_modules.get(layer.name)
-        if source is not None and layer.unit.has_weights:
-            rows = torch.tensor(choice.channels[structure.output_space[layer.name]])
-            columns = _input_features(layer.name, structure, choice)
-            _copy_layer(source, small.layer_modules[layer.name], layer, rows, columns)
-            if gain != 1.0 and layer.name in gated:
-                _scale_output(small.layer_modules[layer.name], gain)
+    small = Network(cut_spec(structure, choice))
+    gate_counts = _gate_counts(structure)
+    for layer in small.spec.layers:
+        if layer.unit.has_weights:
+            parts = small.layer_modules[layer.name]
+            features = _kept_features(layer.name, structure, choice)
+            _copy_layer(network.layer_modules[layer.name], parts, *features)
+            _scale_output(parts, gain ** gate_counts[layer.name])
     return small.train(network.training)
+
+
+def _gate_counts(structure: Structure) -> Counter[str]:
+    """How many coefficients multiply the output of each layer."""
+    counts = Counter(block.writer for block in structure.blocks)
+    counts.update(writer for space in structure.spaces if space.is_droppable for writer in space.writers)
+    return counts
 
 
 def _removed_layers(structure: Structure, choice: Choice) -> set[str]:
@@ -78,10 +83,10 @@ def resized_unit(layer: Layer, structure: Structure, input_channels: int, output
     """The unit of a layer with other channel counts in its input and output space."""
     unit, span = layer.unit, structure.input_span[layer.name]
     features = output_channels
+    if unit.kind not in ("conv", "dense"):
+        features *= span
     if unit.kind == "flatten" and len(unit.input_shape) == 3:
-        features = output_channels * unit.input_shape[1] * unit.input_shape[2]
-    elif unit.kind not in ("conv", "dense", "flatten"):
-        features = output_channels * span
+        features *= unit.input_shape[1] * unit.input_shape[2]
     return msgspec.structs.replace(
         unit,
         input_shape=(input_channels * span, *unit.input_shape[1:]),
@@ -112,9 +117,7 @@ def _bypass(
     if wanted == "none" or (source is not None and _is_idempotent(source.unit.activation, wanted)):
         replaced[add.name] = shortcut
     elif source is not None and source.unit.has_weights and source.unit.activation == "none" and not readers:
-        layers[shortcut] = msgspec.structs.replace(
-            source, unit=msgspec.structs.replace(source.unit, activation=wanted)
-        )
+        layers[shortcut] = msgspec.structs.replace(source, unit=msgspec.structs.replace(source.unit, activation=wanted))
         replaced[add.name] = shortcut
     else:
         unit = msgspec.structs.replace(_unit_of_choice(add, structure, choice), kind="activation")
@@ -126,43 +129,54 @@ def _is_idempotent(first: Activation, second: Activation) -> bool:
     return first == second or (first == "relu6" and second == "relu")
 
 
-def _input_features(name: str, structure: Structure, choice: Choice) -> Tensor:
-    """Kept input features of a layer: each channel stands for ``span`` consecutive ones behind a flatten."""
-    span = structure.input_span[name]
-    channels = torch.tensor(choice.channels[structure.input_space[name]])
-    return (channels[:, None] * span + torch.arange(span)).reshape(-1)
+def _kept_features(name: str, structure: Structure, choice: Choice) -> tuple[Tensor, Tensor]:
+    """Output and input features of a layer that stay."""
+    outputs = choice.channels[structure.output_space[name]]
+    inputs = choice.channels[structure.input_space[name]]
+    return _features(outputs, structure.output_span(name)), _features(inputs, structure.input_span[name])
 
 
-@torch.no_grad()
-def _copy_layer(source: LayerModules, target: LayerModules, layer: Layer, rows: Tensor, columns: Tensor) -> None:
+def _features(channels: tuple[int, ...], span: int) -> Tensor:
+    """Features of channels that stand for ``span`` consecutive ones each, as behind a flatten."""
+    return (torch.tensor(channels)[:, None] * span + torch.arange(span)).reshape(-1)
+
+
+def _copy_layer(source: LayerModules, target: LayerModules, rows: Tensor, columns: Tensor) -> None:
     if source.operator is not None and target.operator is not None:
-        weight = source.operator.weight[rows]
-        if layer.unit.groups == 1:
-            weight = weight[:, columns]
-        _assign(target.operator, "weight", weight)
-        if source.operator.bias is not None:
-            # A layer with both a bias and a batch normalisation needs a place for the former.
-            _assign(target.operator, "bias", source.operator.bias[rows])
+        _copy_operator(source.operator, target.operator, rows, columns)
     if source.batch_norm is not None and target.batch_norm is not None:
-        norm = target.batch_norm
-        norm.eps, norm.momentum = source.batch_norm.eps, source.batch_norm.momentum
-        for name in ("weight", "bias", "running_mean", "running_var"):
-            value = getattr(source.batch_norm, name)
-            if value is not None:
-                getattr(norm, name).data = value[rows].clone()
+        _copy_batch_norm(source.batch_norm, target.batch_norm, rows)
 
 
-def _assign(module: nn.Module, name: str, value: Tensor) -> None:
-    setattr(module, name, nn.Parameter(value.clone()))
+def _copy_operator(source: nn.Conv2d | nn.Linear, target: nn.Conv2d | nn.Linear, rows: Tensor, columns: Tensor) -> None:
+    # Asked of the source: a depthwise convolution that is cut to one channel has no groups any more.
+    is_grouped = isinstance(source, nn.Conv2d) and source.groups > 1
+    weight = source.weight.detach()[rows]
+    target.weight = nn.Parameter(weight if is_grouped else weight[:, columns])
+    # Not the target's choice: a user's layer may have a bias under its batch normalisation, or none at all.
+    target.bias = None if source.bias is None else nn.Parameter(source.bias.detach()[rows])
+
+
+def _copy_batch_norm(
+    source: nn.BatchNorm1d | nn.BatchNorm2d, target: nn.BatchNorm1d | nn.BatchNorm2d, rows: Tensor
+) -> None:
+    target.eps, target.momentum = source.eps, source.momentum
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        value = getattr(source, name)
+        if value is not None:
+            getattr(target, name).data = value.detach()[rows]
+    if source.num_batches_tracked is not None:
+        target.num_batches_tracked = source.num_batches_tracked.clone()
 
 
 @torch.no_grad()
 def _scale_output(parts: LayerModules, gain: float) -> None:
-    for module in (parts.batch_norm or parts.operator,):
-        if module is not None:
-            module.weight.mul_(gain)
-            if module.bias is not None:
-                module.bias.mul_(gain)
+    module = parts.batch_norm or parts.operator
+    if module is None or gain == 1.0:
+        return
+    module.weight.mul_(gain)
+    if module.bias is not None:
+        module.bias.mul_(gain)
 
 
 def kept_names(structure: Structure, choice: Choice) -> Mapping[str, int]:

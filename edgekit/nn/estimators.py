@@ -52,7 +52,7 @@ class Estimator(ABC):
         """What the estimator remembers between steps, for checkpoints."""
         return {}
 
-    def restore(self, memory: dict[str, float]) -> None:
+    def restore(self, memory: dict[str, float]) -> None:  # noqa: B027 - most estimators remember nothing
         """Take back what `memory` gave."""
 
 
@@ -122,7 +122,8 @@ class Arm(_Score):
 class Reinforce(_Score):
     """Score function with a running-mean baseline (Williams 1992): unbiased, one forward pass, high variance.
 
-    gradient = (f(z) - baseline) (z - sigmoid(logits)); the baseline knows only earlier steps.
+    gradient = (f(z) - baseline) (z - sigmoid(logits)); the baseline knows only earlier steps. It is 0 in the first one:
+    a baseline that depends on z would bias the gradient.
     """
 
     name: EstimatorName = "reinforce"
@@ -134,10 +135,9 @@ class Reinforce(_Score):
     def score_gradient(
         self, logits: Tensor, uniform: Tensor, loss: Tensor, evaluate: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        value = float(loss.detach())
-        baseline = value if self.baseline is None else self.baseline
-        self.baseline = self.decay * baseline + (1 - self.decay) * value
-        return (value - baseline) * (self.draw(logits, uniform) - torch.sigmoid(logits))
+        value, baseline = float(loss.detach()), self.baseline
+        self.baseline = value if baseline is None else self.decay * baseline + (1 - self.decay) * value
+        return (value - (baseline or 0.0)) * (self.draw(logits, uniform) - torch.sigmoid(logits))
 
     def memory(self) -> dict[str, float]:
         return {} if self.baseline is None else {"baseline": self.baseline}
@@ -146,9 +146,7 @@ class Reinforce(_Score):
         self.baseline = memory.get("baseline")
 
 
-ESTIMATORS: dict[str, type[Estimator]] = {
-    cls.name: cls for cls in (HardConcrete, StraightThrough, Arm, Reinforce)
-}
+ESTIMATORS: dict[str, type[Estimator]] = {cls.name: cls for cls in (HardConcrete, StraightThrough, Arm, Reinforce)}
 
 
 def make_estimator(name: str) -> Estimator:

@@ -5,6 +5,7 @@ Each is a `NetworkSpec` by depth and width; a user's own module becomes one in `
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +15,12 @@ from edgekit.types import INPUT, Activation, Layer, NetworkSpec, Shape, UnitKind
 
 RESIDUAL_WIDTHS = (32, 64, 128)
 SEPARABLE_WIDTHS = (32, 64, 128, 128, 256)
-MODEL_NAMES = "resnet8, resnet14, resnet20 (any 6n+2), mobilenet, mlp-256-256, each with an optional width like resnet14-w0.5"
+MODEL_NAMES = (
+    "resnet8, resnet14, resnet20 (any 6n+2) and mobilenet, both with an optional width like resnet14-w0.5; mlp-256-256"
+)
+_NAME = re.compile(
+    r"(?:resnet(?P<depth>\d{1,4})|mobilenet)(?:-w(?P<width>\d{1,3}(?:\.\d{1,6})?))?|mlp(?P<hidden>(?:-\d{1,7})+)"
+)
 
 
 def named_network(name: str, input_shape: Shape, class_count: int) -> NetworkSpec:
@@ -23,12 +29,13 @@ def named_network(name: str, input_shape: Shape, class_count: int) -> NetworkSpe
     Names: ``resnet{6n+2}``, ``mobilenet``, ``mlp-H1-H2...``, the first two with an optional ``-wFACTOR``.
     Raises UsageError for any other name.
     """
-    match = re.fullmatch(r"(resnet(?P<depth>\d+)|mobilenet|mlp(?P<hidden>(-\d+)+))(-w(?P<width>\d+(\.\d+)?))?", name)
+    match = _NAME.fullmatch(name)
     if match is None:
         raise UsageError(f"no network is called {name!r}", f"known: {MODEL_NAMES}; or package.module:factory")
-    width = float(match["width"] or 1)
     if match["hidden"]:
-        return multilayer_perceptron([int(size) for size in match["hidden"][1:].split("-")], input_shape, class_count, name)
+        hidden = [int(size) for size in match["hidden"][1:].split("-")]
+        return multilayer_perceptron(hidden, input_shape, class_count, name)
+    width = float(match["width"] or 1)
     if match["depth"]:
         return residual_network(
             int(match["depth"]), scale_widths(RESIDUAL_WIDTHS, width), input_shape, class_count, name
@@ -37,7 +44,12 @@ def named_network(name: str, input_shape: Shape, class_count: int) -> NetworkSpe
 
 
 def scale_widths(widths: Sequence[int], factor: float, multiple: int = 8) -> tuple[int, ...]:
-    """Widths times ``factor``, rounded to multiples of ``multiple``, at least one multiple."""
+    """Widths times ``factor``, rounded to multiples of ``multiple``, at least one multiple.
+
+    Raises UsageError unless the factor is above 0.
+    """
+    if not 0 < factor < math.inf:
+        raise UsageError(f"a network cannot be {factor:g} times as wide", "the width factor is above 0, like 0.5")
     return tuple(max(multiple, round(width * factor / multiple) * multiple) for width in widths)
 
 
@@ -50,7 +62,7 @@ def residual_network(
     """
     if depth < 8 or (depth - 2) % 6:
         raise UsageError(f"a residual network of depth {depth} does not exist", "the depth is 6n+2: 8, 14, 20, 26 ...")
-    build = _Builder(input_shape)
+    build = _Builder.for_images(input_shape)
     x = build.conv("stem", INPUT, widths[0], kernel=3, stride=2)
     for stage, width in enumerate(widths, start=1):
         for block in range(1, (depth - 2) // 6 + 1):
@@ -72,7 +84,7 @@ def separable_network(
 ) -> NetworkSpec:
     """MobileNet v1 style stack (Howard et al. 2017, table 1): a strided stem, then pairs of a depthwise 3x3 and a
     pointwise convolution; the resolution halves with every second pair."""
-    build = _Builder(input_shape)
+    build = _Builder.for_images(input_shape)
     x = build.conv("stem", INPUT, widths[0], kernel=3, stride=2)
     for index, width in enumerate(widths[1:], start=1):
         stride = 2 if index % 2 == 0 else 1
@@ -84,7 +96,9 @@ def separable_network(
 def multilayer_perceptron(
     hidden: Sequence[int], input_shape: Shape, class_count: int, name: str | None = None
 ) -> NetworkSpec:
-    """Fully connected layers with ReLU; an image is flattened first."""
+    """Fully connected layers with ReLU; an image is flattened first. Raises UsageError if a layer has no neuron."""
+    if not all(width > 0 for width in hidden):
+        raise UsageError(f"a hidden layer cannot have {min(hidden)} neurons", "every layer has at least 1")
     build = _Builder(input_shape)
     x = build.flatten("flatten", INPUT) if len(input_shape) == 3 else INPUT
     for index, width in enumerate(hidden, start=1):
@@ -103,6 +117,16 @@ class _Builder:
 
     def __post_init__(self) -> None:
         self.shapes[INPUT] = self.input_shape
+
+    @classmethod
+    def for_images(cls, input_shape: Shape) -> _Builder:
+        """A builder whose input convolutions can read."""
+        if len(input_shape) != 3:
+            raise UsageError(
+                f"a convolutional network cannot read inputs of shape {input_shape}",
+                "give it (channels, height, width), or use an mlp, like mlp-256-256",
+            )
+        return cls(input_shape)
 
     def conv(
         self,
@@ -136,9 +160,7 @@ class _Builder:
         return self._append(name, unit, (first, second))
 
     def dense(self, name: str, x: str, features: int, activation: Activation = "none") -> str:
-        unit = UnitSpec(
-            kind="dense", input_shape=self.shapes[x], output_shape=(features,), activation=activation
-        )
+        unit = UnitSpec(kind="dense", input_shape=self.shapes[x], output_shape=(features,), activation=activation)
         return self._append(name, unit, (x,), batch_norm=activation != "none")
 
     def flatten(self, name: str, x: str) -> str:

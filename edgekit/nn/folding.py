@@ -54,7 +54,9 @@ def _fold_batch_norm(
         )
     gamma = _array(norm.weight) if norm.weight is not None else 1.0
     beta = _array(norm.bias) if norm.bias is not None else 0.0
-    s = gamma / np.sqrt(_array(norm.running_var) + norm.eps)
+    # A negative variance gives NaN, which the check of the result reports with the layer's name.
+    with np.errstate(invalid="ignore", divide="ignore"):
+        s = gamma / np.sqrt(_array(norm.running_var) + norm.eps)
     folded_bias = s * (bias - _array(norm.running_mean)) + beta
     return weight * s.reshape(-1, *[1] * (weight.ndim - 1)), folded_bias
 

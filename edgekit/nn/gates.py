@@ -6,12 +6,14 @@ are in ``estimators``, the latency in ``latency``; this file joins them to a net
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from edgekit.errors import UsageError
 from edgekit.nn.estimators import Estimator
 from edgekit.nn.latency import ExpectedLatency, LatencyModel
 from edgekit.nn.network import GateSample
@@ -32,6 +34,13 @@ class GateOptions:
     group_logit: float = 2.0
     block_logit: float = 3.0
 
+    def __post_init__(self) -> None:
+        if not -math.inf < self.low < self.high < math.inf:
+            raise UsageError(
+                f"the drop coefficients are low {self.low:g} and high {self.high:g}; low must be below high",
+                "the usual ones are 0 and 1",
+            )
+
 
 class Gates(nn.Module):
     """Drop probabilities of a network's channel groups and blocks.
@@ -44,18 +53,17 @@ class Gates(nn.Module):
     ) -> None:
         super().__init__()
         self.structure, self.latency, self.estimator = structure, latency, estimator
+        self._dense_us = latency.latency_us(latency.full())
         self.options = options or GateOptions()
         self.droppable = [i for i, space in enumerate(structure.spaces) if space.is_droppable]
         counts = [structure.spaces[i].group_count for i in self.droppable]
         self.group_total, self.block_total = sum(counts), len(structure.blocks)
         self.offsets = dict(zip(self.droppable, _starts(counts), strict=True))
         self.parameter_of_unit = self._parameter_index(counts)
-        initial = torch.full((self.group_total + self.block_total,), self.options.group_logit)
-        initial[self.group_total :] = self.options.block_logit
-        size = int(self.parameter_of_unit.max()) + 1 if len(initial) else 0
-        self.logits = nn.Parameter(torch.zeros(size).scatter_(0, self.parameter_of_unit, initial))
+        self.logits = nn.Parameter(self._initial_logits())
         self.expected = ExpectedLatency(latency.smoothed())
-        self.widest = max([structure.spaces[i].group_count for i in self.droppable], default=1)
+        self._unit_of_channel = self._channel_layout()
+        self._unit_of_group, self._group_mask = self._group_layout(max(counts, default=1))
 
     @property
     def unit_count(self) -> int:
@@ -65,12 +73,37 @@ class Gates(nn.Module):
     def _parameter_index(self, counts: list[int]) -> Tensor:
         """Which logit each unit uses, by scope."""
         if self.options.scope == "shared":
-            return torch.zeros(self.group_total + self.block_total, dtype=torch.long)
+            return torch.zeros(self.unit_count, dtype=torch.long)
         if self.options.scope == "unit":
-            return torch.arange(self.group_total + self.block_total)
+            return torch.arange(self.unit_count)
         spaces = [torch.full((count,), index) for index, count in enumerate(counts)]
         blocks = torch.arange(len(counts), len(counts) + self.block_total)
         return torch.cat([*spaces, blocks]).long()
+
+    def _initial_logits(self) -> Tensor:
+        """Start values by parameter: the mean over the units that share it."""
+        initial = torch.full((self.unit_count,), self.options.group_logit)
+        initial[self.group_total :] = self.options.block_logit
+        size = int(self.parameter_of_unit.max()) + 1 if self.unit_count else 0
+        return torch.zeros(size).scatter_reduce_(0, self.parameter_of_unit, initial, "mean", include_self=False)
+
+    def _channel_layout(self) -> Tensor:
+        """Unit of each channel, all droppable spaces in a row."""
+        units = [torch.zeros(0, dtype=torch.long)]
+        for index in self.droppable:
+            space = self.structure.spaces[index]
+            units.append(self.offsets[index] + torch.arange(space.size) // space.group_size)
+        return torch.cat(units)
+
+    def _group_layout(self, widest: int) -> tuple[Tensor, Tensor]:
+        """Unit of each channel group as (spaces, widest), and a mask of the same shape: 1 where there is a gate."""
+        total = len(self.structure.spaces)
+        unit, mask = torch.zeros(total, widest, dtype=torch.long), torch.zeros(total, widest)
+        for index in self.droppable:
+            count = self.structure.spaces[index].group_count
+            unit[index, :count] = torch.arange(self.offsets[index], self.offsets[index] + count)
+            mask[index, :count] = 1
+        return unit, mask
 
     def unit_logits(self) -> Tensor:
         """Logit of every unit, shape (units,)."""
@@ -83,21 +116,22 @@ class Gates(nn.Module):
     def expected_latency(self) -> Tensor:
         """E[time] in microseconds under the present probabilities, with an exact gradient."""
         keep = self.keep_probabilities()
-        groups, mask = self._by_space(keep)
-        return self.expected(groups, mask, keep[self.group_total :])
+        groups = keep[self._unit_of_group] if self.unit_count else self._group_mask
+        return self.expected(groups, self._group_mask, keep[self.group_total :])
 
     def expected_penalty_us(self, expected_us: Tensor | None = None) -> Tensor:
-        """E[sum_i |d_i t_i|] in microseconds, exact: with coefficients 0 and 1 this is the expected latency.
+        """E[sum_i |d_i t_i|] in microseconds, exact: |high| times the time that is kept plus |low| times the time that
+        is dropped. What can never be dropped counts as kept, so with coefficients 0 and 1 this is the expected latency.
 
         ``expected_us``: the expected latency, if it is already at hand.
         """
-        kept = self.expected_latency() if expected_us is None else expected_us
+        kept_us = self.expected_latency() if expected_us is None else expected_us
         low, high = abs(self.options.low), abs(self.options.high)
-        return high * kept + low * (self.dense_us() - kept)
+        return high * kept_us + low * (self.dense_us() - kept_us)
 
     def dense_us(self) -> float:
         """Predicted time with everything kept."""
-        return self.latency.latency_us(self.latency.full())
+        return self._dense_us
 
     def draw_units(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Keep variables z of all units and the uniform noise that they were drawn from."""
@@ -111,14 +145,13 @@ class Gates(nn.Module):
         multipliers = self._channel_multipliers(strength)
         skipped: set[str] = set()
         bypass: dict[str, str] = {}
-        for index, block in enumerate(structure.blocks):
-            coefficient = strength[self.group_total + index]
-            if self.estimator.skips_exactly and float(coefficient.detach()) == 0.0:
+        kept = z[self.group_total :].tolist()
+        for block, keep, coefficient in zip(structure.blocks, kept, strength[self.group_total :].unbind(), strict=True):
+            if self.estimator.skips_exactly and keep == 0.0:
                 skipped.update(block.branch)
                 bypass[block.add] = block.shortcut
             else:
-                writer = self._branch_writer(index)
-                multipliers[writer] = multipliers[writer] * coefficient if writer in multipliers else coefficient
+                multipliers[block.writer] = multipliers.get(block.writer, 1.0) * coefficient
         return GateSample(multipliers, frozenset(skipped), bypass)
 
     def sample(self, generator: torch.Generator) -> GateSample:
@@ -132,31 +165,14 @@ class Gates(nn.Module):
 
     def _channel_multipliers(self, strength: Tensor) -> dict[str, Tensor]:
         multipliers: dict[str, Tensor] = {}
-        for index in self.droppable:
-            space, start = self.structure.spaces[index], self.offsets[index]
-            groups = strength[start : start + space.group_count]
-            channels = groups.repeat_interleave(space.group_size)[: space.size]
+        spaces = [self.structure.spaces[index] for index in self.droppable]
+        # One look-up for all spaces: each one of its own would add its operators to every backward pass.
+        of_spaces = torch.split(strength[self._unit_of_channel], [space.size for space in spaces])
+        for space, channels in zip(spaces, of_spaces, strict=True):
             for writer in space.writers:
-                multipliers[writer] = channels
+                span = self.structure.output_span(writer)
+                multipliers[writer] = channels if span == 1 else channels.repeat_interleave(span)
         return multipliers
-
-    def _branch_writer(self, block_index: int) -> str:
-        """The layer of a branch whose output is scaled by the block's coefficient: the last one with weights, behind
-        which only linear or positively homogeneous layers stand."""
-        layers = {layer.name: layer for layer in self.structure.spec.layers}
-        branch = self.structure.blocks[block_index].branch
-        return next(name for name in reversed(branch) if layers[name].unit.kind in ("conv", "dense"))
-
-    def _by_space(self, keep: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep probabilities as (spaces, widest), zero where there is no gate, and the mask of those that exist."""
-        total = len(self.structure.spaces)
-        where = torch.zeros(total, self.widest, dtype=torch.long)
-        mask = torch.zeros(total, self.widest)
-        for index in self.droppable:
-            count = self.structure.spaces[index].group_count
-            where[index, :count] = torch.arange(self.offsets[index], self.offsets[index] + count)
-            mask[index, :count] = 1
-        return keep[where] * mask if self.unit_count else mask, mask
 
 
 def _starts(counts: list[int]) -> list[int]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,11 +68,11 @@ class LatencyModel:
             columns.append(target if grid.us.shape[1] > 1 else -1)
         return np.array(rows), np.array(columns)
 
-    def layer_us(self, kept: KeptCounts) -> NDArray[np.float64]:
+    def layer_us(self, kept: KeptCounts) -> FloatGrid:
         """Time of every layer for a choice; 0 for those in dropped blocks."""
         level = np.append(np.array(kept.groups) - 1, 0)
         level[:-1][self.levels == 1] = 0
-        times = self.padded[self._order, level[self.input_space], level[self.output_space]]
+        times: FloatGrid = self.padded[self._order, level[self.input_space], level[self.output_space]]
         if not self.structure.blocks:
             return times
         dropped = ~np.array(kept.blocks)
@@ -115,7 +117,7 @@ class ExpectedLatency:
 
     def __init__(self, model: LatencyModel) -> None:
         self.overhead_us = model.overhead_us
-        self.grids = torch.tensor(model.padded, dtype=torch.float32)
+        self.grids = torch.tensor(model.padded)
         self.guards = torch.tensor(model.guards)
         # Index -1 is a dummy space with one certain level.
         self.rows = torch.tensor(model.input_space)
@@ -123,49 +125,95 @@ class ExpectedLatency:
 
     def __call__(self, keep_groups: Tensor, group_mask: Tensor, keep_blocks: Tensor) -> Tensor:
         """``keep_groups``: (spaces, largest group count) probabilities, ``group_mask`` which of them exist;
-        ``keep_blocks``: (blocks,). Returns a scalar in microseconds."""
-        counts = _count_probabilities(keep_groups, group_mask, self.grids.shape[1:])
-        alive = torch.where(self.guards, keep_blocks, torch.ones(())).prod(1)
+        ``keep_blocks``: (blocks,). Returns a scalar in microseconds, computed in float64."""
+        width = max(*self.grids.shape[1:], keep_groups.shape[1])
+        counts = _count_probabilities(keep_groups.double() * group_mask, width)
+        alive = torch.where(self.guards, keep_blocks.double(), 1.0).prod(1)
         rows = counts[self.rows][:, : self.grids.shape[1]]
         columns = counts[self.columns][:, : self.grids.shape[2]]
         per_layer = torch.einsum("la,lab,lb->l", rows, self.grids, columns)
-        return self.overhead_us + (alive * per_layer).sum()
+        expected_us: Tensor = self.overhead_us + (alive * per_layer).sum()
+        return expected_us.to(keep_groups.dtype)
 
 
-def _count_probabilities(keep: Tensor, mask: Tensor, sizes: Sequence[int]) -> Tensor:
-    """P(k + 1 groups kept), k = 0..., per space, given that one always stays; plus the dummy space as the last row.
+def _count_probabilities(keep: Tensor, width: int) -> Tensor:
+    """P(k + 1 groups kept), k = 0 ... width - 1, per space, given that one always stays; plus the dummy space as the
+    last row.
 
     The mass of keeping none is counted as keeping one: the last group of a space cannot go.
     """
-    spaces, groups = keep.shape
-    probabilities = torch.zeros(spaces, groups + 1)
-    probabilities[:, 0] = 1
-    for group in range(groups):
-        chance = (keep[:, group] * mask[:, group])[:, None]
-        shifted = torch.nn.functional.pad(probabilities[:, :-1], (1, 0))
-        probabilities = probabilities * (1 - chance) + shifted * chance
+    probabilities: Tensor = _PoissonBinomial.apply(keep)  # type: ignore[no-untyped-call]
     at_least_one = torch.cat([probabilities[:, :1] + probabilities[:, 1:2], probabilities[:, 2:]], 1)
-    width = max(*sizes, groups)
-    at_least_one = torch.nn.functional.pad(at_least_one, (0, width - groups))
-    dummy = torch.zeros(1, width)
-    dummy[0, 0] = 1
-    return torch.cat([at_least_one, dummy])
+    dummy = keep.new_ones(1, 1)
+    return torch.cat([_widen(at_least_one, width), _widen(dummy, width)])
+
+
+def _widen(probabilities: Tensor, width: int) -> Tensor:
+    return torch.nn.functional.pad(probabilities, (0, width - probabilities.shape[1]))
+
+
+class _PoissonBinomial(torch.autograd.Function):
+    """Distribution of the number of successes of independent trials: (rows, trials) chances to (rows, trials + 1).
+
+    p_0 = (1, 0, ...); p_g+1[k] = p_g[k] + c_g (p_g[k - 1] - p_g[k]). In numpy and with its own backward: as a graph of
+    some fifty tiny operators it would take a percent of a training step.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, chances: Tensor) -> Tensor:
+        c = chances.numpy()
+        p = np.zeros((c.shape[1] + 1, c.shape[0], c.shape[1] + 1))
+        p[0, :, 0] = 1
+        rises = np.empty_like(p[1:])
+        for g in range(c.shape[1]):
+            rises[g] = -p[g]
+            rises[g, :, 1:] += p[g, :, :-1]
+            p[g + 1] = p[g] + c[:, g, None] * rises[g]
+        ctx.chances, ctx.rises = c, rises
+        return torch.from_numpy(p[-1])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """With a = dL/dp_g+1: dL/dc_g = sum_k a[k] (p_g[k - 1] - p_g[k]); dL/dp_g[k] = a[k] + c_g (a[k + 1] - a[k])."""
+        c, a = ctx.chances, gradients[0].numpy()
+        gradient = np.empty_like(c)
+        for g in reversed(range(c.shape[1])):
+            gradient[:, g] = (a * ctx.rises[g]).sum(1)
+            rise = -a
+            rise[:, :-1] += a[:, 1:]
+            a = a + c[:, g, None] * rise
+        return torch.from_numpy(gradient)
 
 
 def _smooth(us: FloatGrid) -> FloatGrid:
-    from scipy.optimize import nnls
-
-    rows, columns = np.meshgrid(*(np.arange(1, size + 1) for size in us.shape), indexing="ij")
+    rows, columns = np.meshgrid(*(np.arange(1.0, size + 1) for size in us.shape), indexing="ij")
     terms = [np.ones(us.size)]
     terms += [rows.ravel()] if us.shape[0] > 1 else []
     terms += [columns.ravel()] if us.shape[1] > 1 else []
     terms += [(rows * columns).ravel()] if min(us.shape) > 1 else []
-    design = np.stack(terms, axis=1).astype(np.float64)
-    coefficients, _ = nnls(design, us.ravel())
-    fitted = (design @ coefficients).reshape(us.shape)
+    fitted: FloatGrid = _fit_non_negative(np.stack(terms, axis=1), us.ravel()).reshape(us.shape)
     # The dense network must cost the same in both: budgets are shares of it.
-    dense = fitted[-1, -1]
-    return fitted * (us[-1, -1] / dense) if dense > 0 else us
+    return fitted * (us[-1, -1] / fitted[-1, -1]) if fitted[-1, -1] > 0 else np.zeros_like(us)
+
+
+def _fit_non_negative(design: FloatGrid, target: FloatGrid) -> FloatGrid:
+    """``design @ c`` nearest to ``target`` with all c >= 0.
+
+    The constrained optimum is the unconstrained one on its own support, so trying every support is exact (Lawson and
+    Hanson 1974, chapter 23); there are at most 15.
+    """
+    best, smallest = np.zeros_like(target), float(target @ target)
+    for support in _supports(design.shape[1]):
+        coefficients = np.linalg.lstsq(design[:, support], target, rcond=None)[0]
+        fitted = design[:, support] @ coefficients
+        error = float(((fitted - target) ** 2).sum())
+        if coefficients.min() >= 0 and error < smallest:
+            best, smallest = fitted, error
+    return best
+
+
+def _supports(size: int) -> list[list[int]]:
+    return [list(chosen) for count in range(1, size + 1) for chosen in combinations(range(size), count)]
 
 
 def choice_names(structure: Structure, kept: KeptCounts) -> Mapping[str, int]:

@@ -1,4 +1,7 @@
-"""The torch modules that hold the parameters of one layer; made from a spec here, or taken from a user's model in ``trace``."""
+"""The torch modules that hold the parameters of one layer, and how fresh ones are made from its spec.
+
+Those of a user's model come from ``trace``; how they are applied is in ``network``.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,10 @@ class LayerModules:
 
 
 def make_modules(layer: Layer) -> LayerModules:
-    """Freshly initialised modules for a layer; padding is applied by the network, so that it may be asymmetric."""
+    """Freshly initialised modules for a layer; padding is applied by the network, so that it may be asymmetric.
+
+    A ``scale`` is a batch normalisation by itself. Initialisation: He et al. 2015.
+    """
     unit = layer.unit
     operator: nn.Conv2d | nn.Linear | None = None
     if unit.kind == "conv":
@@ -36,7 +42,7 @@ def make_modules(layer: Layer) -> LayerModules:
     elif unit.kind == "dense":
         operator = nn.Linear(unit.input_shape[0], unit.output_shape[0], bias=not layer.batch_norm)
     batch_norm: nn.BatchNorm1d | nn.BatchNorm2d | None = None
-    if layer.batch_norm:
+    if layer.batch_norm or unit.kind == "scale":
         norm = nn.BatchNorm2d if len(unit.output_shape) == 3 else nn.BatchNorm1d
         batch_norm = norm(unit.output_shape[0])
     return LayerModules(operator, batch_norm)

@@ -5,6 +5,7 @@ How gates are drawn and learned is in ``gates``; how a network is made smaller f
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -20,8 +21,9 @@ from edgekit.types import INPUT, Activation, Layer, NetworkSpec
 class GateSample:
     """One draw of all drop coefficients, as the network applies them.
 
-    ``multipliers``: by layer with weights, a factor per output channel (or a scalar). ``skipped``: layers that take no
-    part in this step, forward or backward. ``bypass``: by add layer of a skipped block, the one input that is passed on.
+    ``multipliers``: by layer with weights, a factor per output feature, shape (features,) or (). It applies before the
+    activation. ``skipped``: layers that take no part in this step, forward or backward. ``bypass``: by add layer of a
+    skipped block, the one input that is passed on.
     """
 
     multipliers: Mapping[str, Tensor] = field(default_factory=dict)
@@ -57,11 +59,9 @@ class Network(nn.Module):
         """Logits of a batch, under one draw of the gates."""
         values = {INPUT: batch}
         for layer in self.spec.layers:
-            if layer.name in gates.skipped:
-                continue
-            if layer.name in gates.bypass:
+            if layer.name in gates.bypass and layer.name not in gates.skipped:
                 values[layer.name] = _activate(values[gates.bypass[layer.name]], layer.unit.activation)
-            else:
+            elif layer.name not in gates.skipped:
                 values[layer.name] = self._run(layer, [values[name] for name in layer.inputs], gates)
             for name in self._last_use.get(layer.name, ()):
                 values.pop(name, None)
@@ -73,9 +73,7 @@ class Network(nn.Module):
         if unit.kind in ("conv", "dense", "scale"):
             y = _weighted(layer, parts, inputs[0], gates.multipliers.get(layer.name))
         elif unit.kind == "add":
-            y = inputs[0]
-            for other in inputs[1:]:
-                y = y + other
+            y = sum(inputs[1:], start=inputs[0])
         elif unit.kind == "flatten":
             y = inputs[0].flatten(1)
         elif unit.kind == "activation":
@@ -86,30 +84,42 @@ class Network(nn.Module):
 
 
 def _weighted(layer: Layer, parts: LayerModules, x: Tensor, multiplier: Tensor | None) -> Tensor:
-    """Convolution or dense layer with its batch normalisation.
+    """Convolution or dense layer with its batch normalisation, times ``multiplier``.
 
-    ``multiplier`` goes into the normalisation's scale and shift (or the weights): m * BN(x) = (m gamma) x^ + m beta.
-    No activation is touched, so a gate costs next to nothing.
+    The multiplier goes into the normalisation's scale and shift, or else into the weights: m * BN(x) = (m gamma) x^ +
+    m beta. No activation is touched, so a gate costs next to nothing.
     """
-    operator, norm = parts.operator, parts.batch_norm
-    into_norm = multiplier is not None and norm is not None and norm.affine
-    if operator is not None:
-        weight, bias = operator.weight, operator.bias
-        if multiplier is not None and norm is None:
-            weight = weight * multiplier.reshape(-1, *[1] * (weight.dim() - 1))
-            bias = bias * multiplier if bias is not None else None
-        x = _convolve(layer, x, weight, bias) if isinstance(operator, nn.Conv2d) else F.linear(x, weight, bias)
-    if norm is None:
-        return x
-    gamma, beta = norm.weight, norm.bias
-    if into_norm:
-        gamma, beta = gamma * multiplier, beta * multiplier
-    x = F.batch_norm(
-        x, norm.running_mean, norm.running_var, gamma, beta, norm.training, norm.momentum or 0.1, norm.eps
-    )
-    if multiplier is not None and not into_norm:
-        x = x * multiplier.reshape(1, -1, *[1] * (x.dim() - 2))
-    return x
+    if parts.operator is not None:
+        x = _operate(layer, parts.operator, x, multiplier if parts.batch_norm is None else None)
+    return x if parts.batch_norm is None else _normalise(parts.batch_norm, x, multiplier)
+
+
+def _operate(layer: Layer, operator: nn.Conv2d | nn.Linear, x: Tensor, multiplier: Tensor | None) -> Tensor:
+    weight: Tensor = operator.weight
+    bias: Tensor | None = operator.bias
+    if multiplier is not None:
+        weight = weight * multiplier.reshape(-1, *[1] * (weight.dim() - 1))
+        bias = bias * multiplier if bias is not None else None
+    return _convolve(layer, x, weight, bias) if layer.unit.kind == "conv" else F.linear(x, weight, bias)
+
+
+def _normalise(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor, multiplier: Tensor | None) -> Tensor:
+    """Ioffe and Szegedy 2015; a normalisation without scale and shift is multiplied behind."""
+    gamma: Tensor | None = norm.weight
+    beta: Tensor | None = norm.bias
+    if multiplier is not None and gamma is not None and beta is not None:
+        gamma, beta, multiplier = gamma * multiplier, beta * multiplier, None
+    x = F.batch_norm(x, norm.running_mean, norm.running_var, gamma, beta, norm.training, _momentum(norm), norm.eps)
+    return x if multiplier is None else x * multiplier.reshape(1, -1, *[1] * (x.dim() - 2))
+
+
+def _momentum(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> float:
+    """Weight of this batch in the running statistics; a ``momentum`` of None asks for their plain mean."""
+    if norm.momentum is not None or norm.num_batches_tracked is None:
+        return norm.momentum or 0.0
+    if norm.training:
+        norm.num_batches_tracked.add_(1)
+    return 1.0 / max(1, int(norm.num_batches_tracked))
 
 
 def _convolve(layer: Layer, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -157,10 +167,8 @@ def _last_uses(spec: NetworkSpec) -> dict[str, tuple[str, ...]]:
 
 
 def clone(network: Network) -> Network:
-    """A copy with parameters of its own."""
-    copy = Network(network.spec)
-    copy.load_state_dict(network.state_dict())
-    return copy
+    """A copy with parameters of its own, in the same mode."""
+    return copy.deepcopy(network)
 
 
 @torch.no_grad()

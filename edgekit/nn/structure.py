@@ -1,6 +1,7 @@
 """What of a network can be dropped: channel spaces (channels tied together by the graph) and residual blocks.
 
-Pure analysis of a `NetworkSpec`: no torch, no times, no learned numbers; those are attached in ``gates`` and ``latency``.
+Pure analysis of a `NetworkSpec`: no torch, no times, no learned numbers; those are attached in ``gates`` and
+``latency``.
 """
 
 from __future__ import annotations
@@ -48,12 +49,17 @@ class ChannelSpace:
 
 @dataclass(frozen=True)
 class Block:
-    """A residual branch that can be dropped whole: without it, ``add`` passes on ``shortcut``."""
+    """A residual branch that can be dropped whole: without it, ``add`` passes on ``shortcut``.
+
+    ``writer`` is the branch's last layer with weights: scaled by 0, it silences the whole branch, since no layer behind
+    it shifts its values or reads anything else.
+    """
 
     add: str
     branch: tuple[str, ...]
     branch_output: str
     shortcut: str
+    writer: str
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,11 @@ class Structure:
     output_space: Mapping[str, int]
     input_span: Mapping[str, int]
     blocks: tuple[Block, ...]
+
+    def output_span(self, layer: str) -> int:
+        """Consecutive output features of a layer with weights that belong to one channel: more than one only for a
+        ``scale`` behind a flatten."""
+        return self.input_span[layer] if self.spec.layer(layer).unit.kind == "scale" else 1
 
     def guards(self, layer: str) -> tuple[int, ...]:
         """Indices of the blocks that take this layer away when they are dropped."""
@@ -121,6 +132,9 @@ class _Tensors:
         first, second = sorted((self.find(first), self.find(second)), key=list(self.parent).index)
         self.parent[second] = first
 
+    def lock(self, name: str, reason: str) -> None:
+        self.locked.setdefault(name, reason)
+
 
 def _trace_tensors(spec: NetworkSpec) -> _Tensors:
     tensors = _Tensors({INPUT: INPUT}, {INPUT: 1}, {INPUT: "it is the network's input"})
@@ -128,7 +142,7 @@ def _trace_tensors(spec: NetworkSpec) -> _Tensors:
         tensors.parent[layer.name] = layer.name
         tensors.span[layer.name] = 1
         _relate(layer, tensors)
-    tensors.locked[spec.output.name] = "it is the network's output"
+    tensors.lock(spec.output.name, "it is the network's output")
     return tensors
 
 
@@ -138,13 +152,24 @@ def _relate(layer: Layer, tensors: _Tensors) -> None:
         return
     if unit.kind == "conv" and not unit.is_depthwise:
         reason = f"the grouped convolution {layer.name!r} ties channels across groups"
-        tensors.locked[source] = tensors.locked[layer.name] = reason
+        tensors.lock(source, reason)
+        tensors.lock(layer.name, reason)
         return
-    for name in layer.inputs:
-        tensors.join(name, layer.name)
     tensors.span[layer.name] = tensors.span[source]
+    tensors.join(source, layer.name)
+    for name in layer.inputs[1:]:
+        _relate_addend(layer, name, tensors)
     if unit.kind == "flatten" and len(unit.input_shape) == 3:
         tensors.span[layer.name] *= unit.input_shape[1] * unit.input_shape[2]
+
+
+def _relate_addend(add: Layer, name: str, tensors: _Tensors) -> None:
+    if tensors.span[name] == tensors.span[add.name]:
+        tensors.join(name, add.name)
+        return
+    reason = f"{add.name!r} adds flattened maps to features that are not"
+    tensors.lock(name, reason)
+    tensors.lock(add.name, reason)
 
 
 def _space(spec: NetworkSpec, tensors: _Tensors, root: str, group_size: int | None) -> ChannelSpace:
@@ -152,8 +177,6 @@ def _space(spec: NetworkSpec, tensors: _Tensors, root: str, group_size: int | No
     writers = tuple(m.name for m in members if m.unit.has_weights)
     size = spec.input_shape[0] if root == tensors.find(INPUT) else members[0].unit.output_shape[0]
     reasons = [reason for name, reason in tensors.locked.items() if tensors.find(name) == root]
-    if not writers and not reasons:
-        reasons = ["no layer with weights writes it"]
     return ChannelSpace(
         name=writers[0] if writers else INPUT,
         size=size,
@@ -171,7 +194,8 @@ def _find_blocks(spec: NetworkSpec) -> tuple[Block, ...]:
         for name in layer.inputs:
             consumers[name].append(layer.name)
     blocks = []
-    for layer in spec.layers:
+    # The network's output is no hidden unit: an add that ends the network always stays.
+    for layer in spec.layers[:-1]:
         if layer.unit.kind == "add" and len(layer.inputs) == 2:
             first, second = layer.inputs
             candidates = [
@@ -190,12 +214,24 @@ def _branch(
     """The layers that only ``output`` needs and ``shortcut`` does not, if nothing else reads any of them."""
     needed_by_shortcut = _ancestors(shortcut, layers)
     branch = _ancestors(output, layers) - needed_by_shortcut
-    if not any(layers[name].unit.kind in ("conv", "dense") for name in branch):
+    writer = _last_writer(output, branch, layers)
+    if writer is None or not any(layers[name].unit.kind in ("conv", "dense") for name in branch):
         return None
     if any(reader not in branch and reader != add for name in branch for reader in consumers[name]):
         return None
     ordered = tuple(name for name in layers if name in branch)
-    return Block(add=add, branch=ordered, branch_output=output, shortcut=shortcut)
+    return Block(add=add, branch=ordered, branch_output=output, shortcut=shortcut, writer=writer)
+
+
+def _last_writer(output: str, branch: set[str], layers: Mapping[str, Layer]) -> str | None:
+    """The layer with weights that alone determines ``output`` up to pooling, activation and flattening, if there is
+    one: a branch that ends in an inner add has several."""
+    name = output
+    while name in branch and not layers[name].unit.has_weights:
+        if len(layers[name].inputs) != 1:
+            return None
+        name = layers[name].inputs[0]
+    return name if name in branch else None
 
 
 def _ancestors(name: str, layers: Mapping[str, Layer]) -> set[str]:

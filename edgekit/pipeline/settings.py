@@ -46,7 +46,7 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     fine_tune_learning_rate: Positive = 0.05
     gate_learning_rate: Positive = 0.1
     distillation: Share = 0.5
-    augmentation: Augmentation = "shift"
+    augmentation: Augmentation | Literal["auto"] = "auto"
     scope: Scope = "unit"
     estimator: EstimatorName = "hard-concrete"
     coefficient_low: Annotated[float, msgspec.Meta(ge=0, le=1e3)] = 0.0

@@ -22,28 +22,33 @@ IMAGE_CHANNELS = 4
 TAIL_FEATURES = 16
 """Outputs of the tail: one block of channels of every processor, since fewer would not get the blocked layout."""
 
-_UNIT = "unit"
 _RANGE = 4.0
 
 
 def framed(unit: UnitSpec) -> NetworkSpec:
     """The network whose time, less that of `frame`, is what ``unit`` adds to a network."""
-    frame_layers = _Layers(unit.number_format)
-    source = _front(frame_layers, unit)
-    inputs = (*source, _second_operand(frame_layers, unit, source[0])) if unit.kind == "add" else source
-    frame_layers.append(_UNIT, unit, *inputs)
-    _tail(frame_layers, _UNIT, unit.output_shape, unit)
-    return frame_layers.network("framed", _input_shape(unit))
+    layers = _Layers(unit.number_format)
+    source = _front(layers, unit)
+    inputs = (source, layers.append("branch", _branch(unit), source)) if unit.kind == "add" else (source,)
+    layers.append("unit", unit, *inputs)
+    if unit.kind == "flatten":
+        layers.append("tail", _dense(unit.output_shape, (TAIL_FEATURES,)), "unit")
+    elif len(unit.output_shape) == 3:
+        layers.append("tail", _pixel(unit.output_shape), "unit")
+    return layers.network("framed", _input_shape(unit))
 
 
 def frame(unit: UnitSpec) -> NetworkSpec:
     """The neighbours of ``unit`` alone. Units of the same kind of place have equal frames, to be timed once."""
-    frame_layers = _Layers(unit.number_format)
-    (source,) = _front(frame_layers, unit)
+    layers = _Layers(unit.number_format)
+    source = _front(layers, unit)
     if unit.kind == "add":
-        source = _second_operand(frame_layers, unit, source)
-    _tail(frame_layers, source, unit.input_shape)
-    return frame_layers.network("frame", _input_shape(unit))
+        source = layers.append("branch", _branch(unit), source)
+    if unit.kind == "flatten":
+        layers.append("tail", _whole_image(unit.input_shape), source)
+    elif len(unit.input_shape) == 3:
+        layers.append("tail", _pixel(unit.input_shape), source)
+    return layers.network("frame", _input_shape(unit))
 
 
 def identity(number_format: NumberFormat = "fp32") -> NetworkSpec:
@@ -102,41 +107,40 @@ def _input_shape(unit: UnitSpec) -> Shape:
     return (1, *unit.input_shape[1:]) if len(unit.input_shape) == 3 else (TAIL_FEATURES,)
 
 
-def _front(layers: _Layers, unit: UnitSpec) -> tuple[str, ...]:
+def _front(layers: _Layers, unit: UnitSpec) -> str:
     """What produces the unit's input: nothing for an image, else the cheapest layer with weights of that shape."""
     if _reads_image(unit):
-        return (INPUT,)
+        return INPUT
     shape = unit.input_shape
     if len(shape) == 1:
-        return (layers.append("stem", _dense((TAIL_FEATURES,), shape, "relu"), INPUT),)
-    return (layers.append("stem", _convolution((1, *shape[1:]), shape, activation="relu"), INPUT),)
+        return layers.append("stem", _dense((TAIL_FEATURES,), shape, "relu"), INPUT)
+    return layers.append("stem", _convolution((1, *shape[1:]), shape, activation="relu"), INPUT)
 
 
-def _second_operand(layers: _Layers, unit: UnitSpec, source: str) -> str:
-    """The branch that an addition joins with its shortcut: it ends in a convolution, into which ONNX Runtime fuses the
-    sum as it does in a residual network."""
+def _branch(unit: UnitSpec) -> UnitSpec:
+    """What an addition joins with its shortcut: a convolution, into which ONNX Runtime fuses the sum as it does in a
+    residual network."""
     shape = unit.input_shape
     if len(shape) == 1:
-        branch = UnitSpec(kind="activation", input_shape=shape, output_shape=shape, activation="relu6")
-    else:
-        branch = _convolution(shape, shape, groups=shape[0])
-    return layers.append("branch", branch, source)
+        return UnitSpec(kind="activation", input_shape=shape, output_shape=shape, activation="relu6")
+    return _convolution(shape, shape, groups=shape[0])
 
 
-def _tail(layers: _Layers, source: str, shape: Shape, unit: UnitSpec | None = None) -> None:
-    if len(shape) == 3:
-        pixel = _convolution(shape, (TAIL_FEATURES, 1, 1), stride=(shape[1], shape[2]))
-        layers.append("tail", pixel, source)
-        return
-    # All values of a flattened image are read here, and one output of them is the least that can be asked for.
-    features = 1 if unit is not None and unit.kind == "flatten" else TAIL_FEATURES
-    layers.append("tail", _dense(shape, (features,)), source)
+def _pixel(shape: Shape) -> UnitSpec:
+    """The tail behind an image. Behind a vector there is none: it has one layout, and costs nothing as an output."""
+    return _convolution(shape, (TAIL_FEATURES, 1, 1), stride=(shape[1], shape[2]))
+
+
+def _whole_image(shape: Shape) -> UnitSpec:
+    """What flatten and a dense layer compute, as one convolution: what is left over is the price of flattening."""
+    return _convolution(shape, (TAIL_FEATURES, 1, 1), kernel=(shape[1], shape[2]))
 
 
 def _convolution(
     input_shape: Shape,
     output_shape: Shape,
     *,
+    kernel: tuple[int, int] = (1, 1),
     stride: tuple[int, int] = (1, 1),
     groups: int = 1,
     activation: Activation = "none",
@@ -145,6 +149,7 @@ def _convolution(
         kind="conv",
         input_shape=input_shape,
         output_shape=output_shape,
+        kernel=kernel,
         stride=stride,
         groups=groups,
         activation=activation,

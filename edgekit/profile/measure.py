@@ -199,11 +199,12 @@ def _timings(rounds_ns: NDArray[np.float64], counts: Sequence[int]) -> list[Timi
 
 
 def _share_done(trials: Sequence[_Trial], min_seconds: float, min_runs: int) -> Progress:
-    seconds = min(trial.seconds for trial in trials)
     runs = min(trial.runs for trial in trials)
+    seconds = min(trial.seconds for trial in trials)
+    shares = [done / wanted for done, wanted in ((seconds, min_seconds), (runs, min_runs)) if wanted]
     return Progress(
         stage="measure",
-        done=min(seconds / (min_seconds or 1.0), runs / (min_runs or 1)),
+        done=min((1.0, *shares)),
         total=1.0,
         values={"runs": str(runs)},
     )

@@ -78,7 +78,7 @@ def measure_profile(
     profile = _measure_units(profile, units, stage)
     if whole_networks:
         profile = _correct(profile, whole_networks, stage)
-        stage.save(profile)
+    stage.save(profile)
     return profile
 
 
@@ -210,7 +210,7 @@ def _time_units(
     frame_timing = dict(zip(frames, measured.timings[len(units) :], strict=True))
     timings = [
         UnitTiming(unit=unit, framed=timing, frame=frame_timing[frame(unit)], cold=cold_timing)
-        for unit, timing, cold_timing in zip(units, measured.timings, cold, strict=False)
+        for unit, timing, cold_timing in zip(units, measured.timings[: len(units)], cold, strict=True)
     ]
     return timings, measured
 

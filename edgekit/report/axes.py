@@ -79,9 +79,9 @@ def _latency_high(latencies_us: Sequence[float]) -> float:
 
 
 def _accuracy_range(accuracies: Sequence[float]) -> tuple[float, float]:
-    low, high = min(accuracies, default=0.0), max(accuracies, default=1.0)
-    margin = max(0.15 * (high - low), (_SMALLEST_ACCURACY_RANGE - (high - low)) / 2, 0.0)
-    low, high = max(0.0, low - margin), min(1.0, high + margin)
-    if high - low < _SMALLEST_ACCURACY_RANGE:
-        return (0.0, _SMALLEST_ACCURACY_RANGE) if low == 0.0 else (1.0 - _SMALLEST_ACCURACY_RANGE, 1.0)
-    return low, high
+    """A little more than the accuracies span, moved rather than cut where it would leave [0, 1]."""
+    lowest, highest = min(accuracies, default=0.0), max(accuracies, default=1.0)
+    span = min(max(1.3 * (highest - lowest), _SMALLEST_ACCURACY_RANGE), 1.0)
+    low = min(max((lowest + highest - span) / 2, 0.0), 1.0 - span)
+    # Rounding must not push a point at either end out of the figure.
+    return min(low, lowest), min(max(low + span, highest), 1.0)

@@ -63,7 +63,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             return "not_measured"
         if self.budget_us is None:
             return "no_budget"
-        return "met" if self.result.predicted_us <= self.budget_us else "missed"
+        return "met" if self.measured_us <= self.budget_us else "missed"
 
     @property
     def comparable_key(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import glob
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -73,7 +73,7 @@ def _pattern_images(pattern: str) -> Iterator[ImageSource | Failed]:
 def _path_images(name: str) -> Iterator[ImageSource | Failed]:
     path = Path(name)
     try:
-        if os.path.isdir(path):
+        if os.path.isdir(name):
             yield from _folder_images(path)
         elif is_idx_images(path):
             yield from _array_images(path, read_idx(path, 3)[:, None])
@@ -113,7 +113,7 @@ class _End:
     error: BaseException | None
 
 
-def read_ahead(items: Iterable[T], depth: int) -> Iterator[T]:
+def read_ahead(items: Iterable[T], depth: int) -> Generator[T, None, None]:
     """The same items in the same order, taken from ``items`` in a thread that is at most ``depth`` of them ahead.
 
     An exception in ``items`` is raised here, after the items before it. Closing the iterator stops the thread as soon

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from edgekit.nn.cut import Choice, cut_spec, resized_unit
+from edgekit.nn.cut import Choice, cut_spec, keep_everything, resized_unit
 from edgekit.nn.latency import KeptCounts, LatencyModel, LayerGrid
 from edgekit.nn.structure import Structure
 from edgekit.profile.predict import PriceTable
@@ -38,18 +38,28 @@ def unit_grid(structure: Structure, layer: Layer) -> list[list[UnitSpec]]:
 def priced_units(structure: Structure, number_format: NumberFormat) -> list[UnitSpec]:
     """Every distinct unit that some choice needs, in a fixed order."""
     units: dict[UnitSpec, None] = {}
-    for layer in structure.spec.layers:
+    for layer in (*structure.spec.layers, *_layers_of_dropped_blocks(structure)):
         for row in unit_grid(structure, layer):
             units.update(dict.fromkeys(unit.in_format(number_format) for unit in row))
     return list(units)
 
 
+def _layers_of_dropped_blocks(structure: Structure) -> list[Layer]:
+    """Layers that only exist once a block is dropped: a shortcut that takes over the activation, or that activation."""
+    before = {layer.name: layer.unit for layer in structure.spec.layers}
+    everything = keep_everything(structure)
+    found = []
+    for block in structure.blocks:
+        cut = cut_spec(structure, Choice(everything.channels, frozenset({block.add})))
+        found += [layer for layer in cut.layers if layer.unit != before[layer.name]]
+    return found
+
+
 def measured_latency(structure: Structure, prices: PriceTable, number_format: NumberFormat) -> LatencyModel:
     """Latency model from a profile, with the profile's correction for whole networks."""
-    correction = prices.profile.corrections.get(number_format)
-    overhead, scale = (correction.overhead_us, correction.scale) if correction else (prices.profile.overhead_us, 1.0)
+    correction = prices.correction(number_format)
     grids = _grids(structure, lambda unit: prices.unit_us(unit.in_format(number_format))[0])
-    return LatencyModel(structure, grids, overhead, scale)
+    return LatencyModel(structure, grids, correction.overhead_us, correction.scale)
 
 
 def mac_latency(structure: Structure, dense_us: float) -> LatencyModel:

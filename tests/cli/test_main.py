@@ -20,7 +20,7 @@ from edgekit.ui import Output, Problem, Result, Table
 from tests.cli.conftest import Invoke
 
 ENVELOPE_KEYS = {"edgekit", "command", "status", "data", "errors"}
-EXIT_CODES = {
+EXIT_CODES: dict[type[errors.EdgekitError], int] = {
     errors.EdgekitError: 1,
     errors.UsageError: 2,
     errors.MissingExtraError: 2,
@@ -39,6 +39,10 @@ def error_classes(base: type[errors.EdgekitError] = errors.EdgekitError) -> Iter
     yield base
     for derived in base.__subclasses__():
         yield from error_classes(derived)
+
+
+def test_every_error_class_has_its_exit_code_in_the_table_above() -> None:
+    assert set(error_classes()) == set(EXIT_CODES)
 
 
 def make_error(error_class: type[errors.EdgekitError]) -> errors.EdgekitError:
@@ -67,7 +71,7 @@ def register(monkeypatch: pytest.MonkeyPatch, made: click.Command) -> None:
     monkeypatch.setattr(main_module.LazyGroup, "get_command", lambda _self, _ctx, _name: made)
 
 
-@pytest.mark.parametrize("error_class", sorted(set(error_classes()), key=lambda found: found.__name__))
+@pytest.mark.parametrize("error_class", EXIT_CODES)
 def test_each_error_ends_the_command_with_its_own_exit_code(
     error_class: type[errors.EdgekitError], raising: list[BaseException], invoke: Invoke
 ) -> None:
@@ -78,7 +82,7 @@ def test_each_error_ends_the_command_with_its_own_exit_code(
     assert outcome.exit_code == EXIT_CODES[error_class]
 
 
-@pytest.mark.parametrize("error_class", sorted(set(error_classes()), key=lambda found: found.__name__))
+@pytest.mark.parametrize("error_class", EXIT_CODES)
 def test_each_error_is_one_json_object_with_code_message_and_hint(
     error_class: type[errors.EdgekitError], raising: list[BaseException], invoke: Invoke
 ) -> None:

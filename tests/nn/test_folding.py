@@ -1,4 +1,4 @@
-"""Folded weights compute what a layer and its batch normalisation compute in eval mode, and bad parameters are refused."""
+"""Folded weights compute what layer and batch normalisation compute in eval mode; bad parameters are refused."""
 
 from __future__ import annotations
 

@@ -21,7 +21,8 @@ from edgekit.nn.network import Network  # noqa: E402
 from edgekit.nn.trace import load_factory, trace  # noqa: E402
 from edgekit.runtimes._base import LayerWeights  # noqa: E402
 from edgekit.types import INPUT, Layer, NetworkSpec  # noqa: E402
-from tests.nn.user_models import SUPPORTED, UNSUPPORTED, BasicBlock, deep_resnet, resnet  # noqa: E402
+from tests.nn.unsupported_models import UNSUPPORTED  # noqa: E402
+from tests.nn.user_models import SUPPORTED, BasicBlock, deep_resnet, resnet  # noqa: E402
 
 
 def _randomise(module: nn.Module) -> nn.Module:
@@ -103,7 +104,7 @@ def test_unsupported_model_is_refused_with_place_and_advice(name: str) -> None:
 def test_refusal_names_the_source_line() -> None:
     factory, input_shape, *_ = UNSUPPORTED["concatenation"]
 
-    with pytest.raises(UnsupportedModelError, match=r"'dense' \(user_models\.py, line \d+\)"):
+    with pytest.raises(UnsupportedModelError, match=r"'dense' \(unsupported_models\.py, line \d+\)"):
         trace(factory(), input_shape)
 
 
@@ -170,7 +171,7 @@ def test_batch_norm_that_cannot_be_folded_becomes_a_scale() -> None:
 
     scale = traced.spec.layer("layers.1.bn1")
     assert (scale.unit.kind, scale.unit.activation, scale.batch_norm) == ("scale", "relu", True)
-    assert traced.modules["layers.1.bn1"].batch_norm is module.layers[1].bn1  # type: ignore[union-attr,index]
+    assert traced.modules["layers.1.bn1"].batch_norm is module.get_submodule("layers.1.bn1")
     assert traced.modules["layers.1.bn1"].operator is None
 
 
@@ -282,8 +283,9 @@ def test_double_precision_models_are_traced() -> None:
     assert fold(traced.spec, traced.modules)["0"].weight.dtype == "float32"
 
 
-def test_nothing_is_printed(capfd: pytest.CaptureFixture[str]) -> None:
-    factory, input_shape, *_ = UNSUPPORTED["data-dependent"]
+@pytest.mark.parametrize("name", ["data-dependent", "wrong-shape", "untraceable"])
+def test_nothing_is_printed(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    factory, input_shape, *_ = UNSUPPORTED[name]
 
     with pytest.raises(UnsupportedModelError):
         trace(factory(), input_shape)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,11 @@ from tests.report.results import WriteRun, make_layers, make_point
 
 needs_browser = pytest.mark.skipif(
     find_browser() is None, reason="no Chromium on this machine; apt-get install chromium draws the report in one"
+)
+
+_TELL_WIDTH = (
+    'document.getElementById("screen").addEventListener("load", (event) => '
+    'console.info("width " + event.target.contentDocument.documentElement.scrollWidth));'
 )
 
 
@@ -51,6 +58,18 @@ def test_the_page_is_drawn_and_the_console_stays_empty(
     assert console == ()
     assert colours_of(tmp_path / "report.png") > 40
     assert (brightness_of(tmp_path / "report.png") < 128) == dark
+
+
+@needs_browser
+@pytest.mark.parametrize("width_px", [320, 390, 800])
+def test_the_page_is_no_wider_than_the_screen(two_runs: Path, tmp_path: Path, width_px: int) -> None:
+    report = html.escape(re.sub(r"<meta http-equiv=[^>]*>", "", two_runs.read_text()))
+    frame = f'<iframe id="screen" width="{width_px}" height="900" srcdoc="{report}"></iframe>'
+    (tmp_path / "screen.html").write_text(f"<!doctype html>{frame}<script>{_TELL_WIDTH}</script>")
+
+    console = write_picture(tmp_path / "screen.html", tmp_path / "screen.png")
+
+    assert f'"width {width_px}"' in console[0]
 
 
 @needs_browser

@@ -5,6 +5,7 @@ Knows no operator; that is ``_operators``.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -43,7 +44,7 @@ class LayerBuilder:
         self._states = graph.states
         self._paths = {path: part for path, part in module.named_modules() if path}
         self._names = {INPUT}
-        self._called: set[nn.Module] = set()
+        self._uses = Counter(node for call in graph.calls for node in call.node.all_input_nodes)
 
     def padded_source(self, call: Call, argument: str = "self") -> Value:
         """The value of one argument, zero padding around it included."""
@@ -89,7 +90,7 @@ class LayerBuilder:
     def owner(self, call: Call, key: str, states: Sequence[str], kind: type[M]) -> tuple[str, M]:
         """Path and object of the module whose tensors ``states`` this call uses; ``key`` names the one to find it by.
 
-        Raises if the tensors are computed, belong to no module of ``kind``, or were used by another call already.
+        Raises if the tensors are computed, belong to no module of ``kind``, or are used by another call too.
         """
         node = call.arguments[key]
         if node not in self._states:
@@ -99,13 +100,17 @@ class LayerBuilder:
                 "needs running statistics",
             )
         path = self._states[node].rpartition(".")[0]
+        if self._uses[node] > 1:
+            raise call.unsupported(
+                f"the {key} of {path!r} is used more than once: shared weights are not supported",
+                "give every call a module of its own (copy.deepcopy keeps the weights)",
+            )
         owner = self._module.get_submodule(path)
         if not isinstance(owner, kind) or not self._owns(owner, call, states):
             raise call.unsupported(
                 f"its parameters are not those of one torch.nn.{kind.__name__}",
                 f"let a torch.nn.{kind.__name__} hold its parameters and apply them",
             )
-        self._check_first_call(call, path, owner)
         return path, owner
 
     def _owns(self, owner: nn.Module, call: Call, states: Sequence[str]) -> bool:
@@ -115,14 +120,6 @@ class LayerBuilder:
         if not isinstance(argument, fx.Node):
             return argument
         return attrgetter(self._states[argument])(self._module) if argument in self._states else argument
-
-    def _check_first_call(self, call: Call, path: str, owner: nn.Module) -> None:
-        if owner in self._called:
-            raise call.unsupported(
-                f"the module {path!r} is called more than once: shared weights are not supported",
-                "give every call a module of its own (copy.deepcopy keeps the weights)",
-            )
-        self._called.add(owner)
 
     def _unique(self, candidate: str, taken: frozenset[str] = frozenset()) -> str:
         name, count = candidate, 1

@@ -76,15 +76,14 @@ def _eval_mode(module: nn.Module) -> Iterator[None]:
 def _quiet() -> Iterator[None]:
     """torch.export prints the graph so far when it fails, logs advice meant for authors of compilers, and warns about
     its own deprecations."""
-    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
         with contextlib.redirect_stderr(io.StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        logging.disable(disabled)
 
 
 def _export_error(module: nn.Module, example: Tensor, error: Exception) -> UnsupportedModelError:
@@ -143,10 +142,11 @@ def _without_side_effects(program: ExportedProgram) -> ExportedProgram:
 
 
 def _is_private(value: object) -> bool:
+    """Whether one node alone reads a tensor and, unless it has memory of its own, that of which it may be a view."""
+    if not isinstance(value, fx.Node) or len(value.users) != 1:
+        return False
     return (
-        isinstance(value, fx.Node)
-        and len(value.users) == 1
-        and (value.op == "placeholder" or _is_in_place(value) or operator_name(value) in _FRESH)
+        value.op == "placeholder" or operator_name(value) in _FRESH or (bool(value.args) and _is_private(value.args[0]))
     )
 
 

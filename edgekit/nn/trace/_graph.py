@@ -24,12 +24,13 @@ from edgekit.types import Shape
 @dataclass(frozen=True)
 class Call:
     """One operator of the exported graph. ``operator`` is its aten name without overload and in-place underscore,
-    ``arguments`` are complete with defaults, ``module_path`` is the module in whose forward the call stands."""
+    ``arguments`` are complete with defaults, ``module_path`` and ``module_type`` tell in whose forward it stands."""
 
     node: fx.Node
     operator: str
     arguments: Mapping[str, Any]
     module_path: str
+    module_type: str
 
     @property
     def batched_shape(self) -> Shape:
@@ -112,7 +113,8 @@ def _call(node: fx.Node) -> Call:
         arguments = _arguments(target, node)
     elif target is operator.getitem:
         arguments = {"self": node.args[0], "index": node.args[1]}
-    return Call(node, operator_name(node).removesuffix("_"), arguments, _module_path(node))
+    path, kind = _module(node)
+    return Call(node, operator_name(node).removesuffix("_"), arguments, path, kind)
 
 
 def operator_name(node: fx.Node) -> str:
@@ -130,10 +132,11 @@ def _arguments(target: torch._ops.OpOverload[Any, Any], node: fx.Node) -> dict[s
     return {**defaults, **given, **node.kwargs}
 
 
-def _module_path(node: fx.Node) -> str:
-    stack = node.meta.get("nn_module_stack") or {}
-    paths = [path for path, _ in stack.values()]
-    return str(paths[-1]) if paths else ""
+def _module(node: fx.Node) -> tuple[str, str]:
+    """Path and type name of the innermost module that was running."""
+    stack = node.meta.get("nn_module_stack") or {"": ("", "")}
+    path, kind = list(stack.values())[-1]
+    return str(path), str(kind).rpartition(".")[2]
 
 
 def _shape(node: fx.Node) -> Shape:

@@ -14,7 +14,7 @@ _SOFTMAX = (
     "softmax is not a part of the network",
     "return the logits; the loss and the runner apply the softmax themselves",
 )
-_ATTENTION = ("attention is not supported", f"{_SUPPORTED}; use a convolutional network, or export this one by itself")
+_ATTENTION = ("attention is not supported", f"{_SUPPORTED}; use a convolutional network")
 _NORM = (
     "this normalisation is computed anew for every input and cannot be folded into weights",
     "use torch.nn.BatchNorm2d or BatchNorm1d",
@@ -47,6 +47,11 @@ _LAYOUT = (
 )
 _POOL = ("this pooling is not supported", "use MaxPool2d, AvgPool2d or AdaptiveAvgPool2d(1)")
 
+_SEQUENCE = (
+    "recurrent layers and embeddings are not supported",
+    f"{_SUPPORTED}; turn the sequence into an image, such as a spectrogram, and use convolutions",
+)
+
 _HINTS: dict[tuple[str, str], tuple[str, ...]] = {
     _ACTIVATION: (
         *("gelu", "silu", "hardswish", "hardsigmoid", "sigmoid", "tanh", "leaky_relu", "prelu", "elu", "selu", "celu"),
@@ -59,6 +64,7 @@ _HINTS: dict[tuple[str, str], tuple[str, ...]] = {
     ),
     _NORM: ("layer_norm", "group_norm", "instance_norm", "rms_norm", "local_response_norm"),
     _COMPUTED_WEIGHT: ("_weight_norm", "_weight_norm_interface"),
+    _SEQUENCE: ("lstm", "gru", "rnn_tanh", "rnn_relu", "embedding"),
     _JOIN: ("cat", "concat", "stack"),
     _MULTIPLY: ("mul",),
     _CONSTANT: ("sub", "rsub", "div", "pow", "neg", "abs", "sqrt", "exp"),
@@ -79,5 +85,6 @@ _OTHER = ("this operator is not supported", f"{_SUPPORTED}; replace it, or keep 
 
 def unsupported_operator(call: Call) -> UnsupportedModelError:
     """The error for a call of an operator that has no rule."""
-    problem, hint = _BY_OPERATOR.get(call.operator, _OTHER)
+    is_attention = call.module_type == "MultiheadAttention"
+    problem, hint = _ATTENTION if is_attention else _BY_OPERATOR.get(call.operator, _OTHER)
     return call.unsupported(problem, hint)

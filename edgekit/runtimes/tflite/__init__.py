@@ -18,8 +18,8 @@ __all__ = ["TfliteRuntime"]
 class TfliteRuntime(Runtime):
     """The TFLite interpreter with its default XNNPACK delegate.
 
-    ``EDGEKIT_TFLITE_BACKEND`` (``litert`` or ``tflite-runtime``) forces one package. Raises MissingExtraError if there is
-    none, UsageError if it is there and cannot make an interpreter.
+    ``EDGEKIT_TFLITE_BACKEND`` (``litert`` or ``tflite-runtime``) forces one package. Raises MissingExtraError if there
+    is none, UsageError if it is there and cannot make an interpreter.
     """
 
     name: RuntimeName = "tflite"

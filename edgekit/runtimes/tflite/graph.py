@@ -63,7 +63,7 @@ class Graph:
     def operator(
         self, code: str, version: int, inputs: list[int], output: int, options: str | None = None, **values: Any
     ) -> int:
-        """Append an operator and return its output; ``options`` names its table in the schema, ``values`` the fields."""
+        """Append an operator, return its output; ``options`` names its table in the schema, ``values`` the fields."""
         operator = self.schema.OperatorT()
         operator.opcodeIndex = self._code(getattr(self.schema.BuiltinOperator, code), version)
         operator.inputs = np.array(inputs, dtype=np.int32)
@@ -130,7 +130,7 @@ class Graph:
 
 
 def _aligned_builder(builder_class: Any) -> Any:
-    """The builder class, made to put buffers at multiples of 16 bytes as the schema wants and its Python code does not."""
+    """The builder class, made to align buffers to 16 bytes as the schema wants and its Python code does not."""
 
     def create_numpy_vector(builder: Any, values: NDArray[Any]) -> int:
         if values.dtype == np.uint8:

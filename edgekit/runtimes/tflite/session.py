@@ -1,12 +1,11 @@
 """Loading and running TFLite models with LiteRT or tflite-runtime, and asking which kernels run.
 
-How models are written is in ``writer``. Malformed files are refused by the file identifier, the flatbuffer verification
-of the interpreter and a check of the graph's indices; a file made to attack the interpreter belongs in a child process.
+How models are written is in ``writer``. Damaged files are refused, by LiteRT itself or by ``structure``; what a file that was
+made to attack an interpreter does to it is not known here: such files belong in a process of their own.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 from dataclasses import dataclass
 from importlib import metadata
@@ -19,6 +18,7 @@ from edgekit.runtimes._base import FloatArray, Session
 from edgekit.runtimes.batching import check_batch, check_samples, run_in_batches
 from edgekit.runtimes.packages import require
 from edgekit.runtimes.tflite.flatbuffer import check_identifier
+from edgekit.runtimes.tflite.structure import check_structure
 
 BACKEND_VARIABLE = "EDGEKIT_TFLITE_BACKEND"
 
@@ -29,7 +29,12 @@ _MODULES = {
     "litert": ("ai-edge-litert", "ai_edge_litert.interpreter", "tflite"),
     "tflite-runtime": ("tflite-runtime", "tflite_runtime.interpreter", "tflite-runtime"),
 }
-_NO_MODEL = bytes(32)
+# One subgraph that holds nothing.
+_SMALLEST_MODEL = bytes.fromhex(
+    "1800000054464c3300000e00140010000c000800000004000e000000100000001c00000050000000030000000100000008000000"
+    "040004000400000001000000100000000c00140010000c00080004000c0000001000000010000000100000001000000000000000"
+    "00000000000000000000000000000000"
+)
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,8 @@ class Backend:
     package: str
     version: str
     interpreter: Any
+    verifies: bool
+    """Whether a damaged file makes the interpreter raise, and not crash."""
 
 
 def find_backend() -> Backend:
@@ -63,7 +70,9 @@ class TfliteSession(Session):
     def __init__(self, backend: Backend, model: bytes, threads: int) -> None:
         if threads < 1:
             raise UsageError(f"a session needs at least 1 thread, not {threads}")
-        check_identifier(model)
+        # LiteRT verifies by itself what it loads, tflite-runtime does not.
+        check = check_identifier if backend.verifies else check_structure
+        check(model)
         try:
             self._interpreter = backend.interpreter(model_content=model, num_threads=threads)
             self._interpreter.allocate_tensors()
@@ -148,13 +157,12 @@ def _import_backend(name: str) -> Backend:
             f"the package {package!r} is installed and makes no interpreter: {_first_line(error)}",
             "tflite-runtime needs numpy 1: pip install 'numpy<2', or pip install 'edgekit[tflite]'",
         ) from error
-    return Backend(package, metadata.version(package), interpreter)
+    return Backend(package, metadata.version(package), interpreter, verifies=name == "litert")
 
 
 def _probe(interpreter: Any) -> None:
     """Try to make an interpreter: under numpy 2, tflite-runtime can be imported and fails only then."""
-    with contextlib.suppress(ValueError):
-        interpreter(model_content=_NO_MODEL)
+    interpreter(model_content=_SMALLEST_MODEL)
 
 
 def _describe(tensors: list[dict[str, Any]], role: str) -> tuple[int, tuple[int, ...]]:

@@ -17,6 +17,8 @@ from edgekit.runtimes.quantization import QuantizedWeights, network_quantization
 from edgekit.runtimes.tflite.graph import Graph
 from edgekit.types import INPUT, Layer, Shape
 
+_INT8_VERSIONS = {"CONV_2D": 3, "DEPTHWISE_CONV_2D": 3, "FULLY_CONNECTED": 4, "QUANTIZE": 1, "RESHAPE": 1}
+
 Arrangement = Callable[[NDArray[Any]], NDArray[Any]]
 """Brings a weight from torch's order of axes into that of TFLite."""
 
@@ -94,21 +96,13 @@ class FloatTensors(Tensors):
 class QuantizedTensors(Tensors):
     """Signed 8-bit codes between the layers, as the TFLite quantization specification has them."""
 
-    _VERSIONS = {
-        "CONV_2D": 3,
-        "DEPTHWISE_CONV_2D": 3,
-        "FULLY_CONNECTED": 4,
-        "QUANTIZE": 1,
-        "RESHAPE": 1,
-    }
-
     def __init__(self, graph: Graph, network: FoldedNetwork, ranges: Ranges) -> None:
         super().__init__(graph, network)
         self._quantization = network_quantization(network.spec, ranges)
 
     def version(self, operator: str) -> int:
         """The second one for all operators that are not listed."""
-        return self._VERSIONS.get(operator, 2)
+        return _INT8_VERSIONS.get(operator, 2)
 
     def begin(self, model_input: int) -> int:
         """The quantized input."""

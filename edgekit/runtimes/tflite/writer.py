@@ -212,7 +212,7 @@ def _activation(writer: _Writer, layer: Layer, tensor: int) -> int:
 
 
 def _padded(writer: _Writer, layer: Layer, tensor: int, lowest: bool = False) -> tuple[int, int]:
-    """The tensor to read and TFLite's padding mode; anything that neither mode says is padded by an operator of its own."""
+    """The tensor to read and TFLite's padding mode; what neither mode says is padded by an operator of its own."""
     needed = [_needed_padding(layer.unit, axis) for axis in (0, 1)]
     if all(pair == (0, 0) for pair in needed):
         return tensor, _VALID

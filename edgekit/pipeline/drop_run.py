@@ -1,0 +1,228 @@
+"""The drop method from a trained dense network to a small one: learn gates, choose within the budget, compare, fine-tune.
+
+What is timed here is timed on the target; predictions only choose what to time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgekit.errors import BudgetError
+from edgekit.nn.cut import Choice, cut_network
+from edgekit.nn.estimators import make_estimator
+from edgekit.nn.gates import GateOptions, Gates
+from edgekit.nn.latency import KeptCounts
+from edgekit.nn.network import Network, clone
+from edgekit.pipeline.workspace import Workspace
+from edgekit.train.drop import DropStage, DualAscent, FixedWeight, PenaltyWeight
+from edgekit.train.pricing import choice_from_counts
+from edgekit.train.selection import Candidate, UnitValues, candidates, learned_values
+
+MARGIN = 0.985
+"""Share of the budget that is aimed at: a measured time may lie a little above its prediction."""
+LOWEST_SHARE = 0.93
+"""A learned choice whose measured time is below this share of the budget leaves accuracy on the table."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A candidate with its measured share of the dense network's time."""
+
+    candidate: Candidate
+    measured_us: float
+    dense_us: float
+
+    @property
+    def share(self) -> float:
+        """Measured time over that of the dense network, timed beside it."""
+        return self.measured_us / self.dense_us
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What learning the gates left behind: the network with its weights, the gates, and the drop stage."""
+
+    network: Network
+    gates: Gates
+    stage: DropStage
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A small network that was trained to the end, and where it came from."""
+
+    name: str
+    network: Network
+    choice: Choice
+    predicted_us: float
+    penalty_per_ms: float | None = None
+
+
+def learn_gates(work: Workspace, dense: Network, stage: str, penalty_per_ms: float | None = None) -> Searched:
+    """Train weights and gates together from the dense network's weights; with a fixed lambda, or by dual ascent."""
+    settings = work.settings
+    options = GateOptions(settings.scope, settings.coefficient_low, settings.coefficient_high)
+    gates = Gates(work.structure, work.steering, make_estimator(settings.estimator), options)
+    weight: PenaltyWeight
+    if penalty_per_ms is not None:
+        weight = FixedWeight(penalty_per_ms)
+    else:
+        start_us = float(gates.expected_latency().detach())
+        weight = DualAscent(start_us=start_us, budget_us=work.budget_us, dense_us=gates.dense_us())
+    drop = DropStage(gates, weight, settings.seed, stage, settings.gate_learning_rate)
+    network = clone(dense)
+    epochs = max(settings.epochs * settings.search_share, 1e-6)
+    recipe = work.recipe(epochs, settings.search_learning_rate, settings.distillation)
+    work.train_stage(stage, network, recipe, teacher=dense, gates=drop)
+    return Searched(network, gates, drop)
+
+
+def run_to_budget(work: Workspace, dense: Network) -> tuple[Trained, Searched]:
+    """The single run: learn gates by dual ascent, choose candidates whose *measured* time fits, train each a little, and
+    fine-tune the best."""
+    searched = learn_gates(work, dense, "search")
+    tried = _candidates_in_budget(work, searched)
+    best, network = _best_of_trials(work, searched, dense, tried)
+    settings = work.settings
+    epochs = settings.epochs * (1 - settings.search_share - settings.trial_share)
+    recipe = work.recipe(max(epochs, 1e-6), settings.fine_tune_learning_rate, settings.distillation)
+    work.train_stage("fine-tune", network, recipe, teacher=dense)
+    return Trained("chosen", network, best.candidate.choice, best.candidate.predicted_us), searched
+
+
+def run_sweep(work: Workspace, dense: Network) -> list[tuple[Trained, Searched]]:
+    """One model per lambda: units more likely dropped than kept go, the rest is fine-tuned."""
+    results = []
+    for index, penalty in enumerate(work.settings.penalty_sweep):
+        searched = learn_gates(work, dense, f"sweep{index}-search", penalty)
+        kept = likely_kept(searched.gates)
+        order = [list(ranks) for ranks in learned_values(searched.gates).order]
+        choice = choice_from_counts(work.structure, kept, order)
+        network = _cut(work, searched, choice)
+        epochs = work.settings.epochs * (1 - work.settings.search_share)
+        recipe = work.recipe(max(epochs, 1e-6), work.settings.fine_tune_learning_rate, work.settings.distillation)
+        work.train_stage(f"sweep{index}-fine-tune", network, recipe, teacher=dense)
+        trained = Trained(f"lambda={penalty:g}", network, choice, work.latency.latency_us(kept), penalty)
+        results.append((trained, searched))
+    return results
+
+
+def likely_kept(gates: Gates) -> KeptCounts:
+    """What a threshold of one half keeps: units whose drop probability is below it, at least one group of a space."""
+    keep = gates.keep_probabilities().detach() > 0.5
+    groups = []
+    for index, space in enumerate(gates.structure.spaces):
+        start = gates.offsets.get(index)
+        kept = space.group_count if start is None else int(keep[start : start + space.group_count].sum())
+        groups.append(max(1, kept))
+    return KeptCounts(tuple(groups), tuple(bool(x) for x in keep[gates.group_total :]))
+
+
+def _candidates_in_budget(work: Workspace, searched: Searched) -> list[Tried]:
+    """Candidates by every rule, timed beside the dense network, the correction factor moved by what was measured and the
+    choice made again until the learned one lies within the budget and near it."""
+    stored = work.run.finished("candidates")
+    if stored is not None:
+        return [_tried_from(item) for item in stored["tried"]]
+    budget_share = work.budget_us / work.baseline_us
+    values = learned_values(searched.gates)
+    magnitudes = _magnitudes(work, searched.network)
+    model = work.steering
+    fitting: dict[str, Tried] = {}
+    for attempt in range(work.settings.max_corrections + 1):
+        found = candidates(model, values, budget_share * work.baseline_us * MARGIN, magnitudes)
+        timed = _time_beside_dense(work, searched, found)
+        for tried in timed:
+            if tried.share <= budget_share and _is_better(tried, fitting.get(tried.candidate.name)):
+                fitting[tried.candidate.name] = tried
+        learned = timed[0]
+        if work.settings.latency_source == "macs" or attempt == work.settings.max_corrections:
+            break
+        if LOWEST_SHARE * budget_share <= learned.share <= budget_share:
+            break
+        measured_us = learned.share * work.baseline_us
+        model = model.scaled_to(measured_us, learned.candidate.predicted_us)
+    result = timed[:1] if work.settings.latency_source == "macs" else list(fitting.values())
+    if not result:
+        smallest = min(tried.measured_us for tried in timed)
+        raise BudgetError(
+            f"no candidate was measured within {work.budget_us:.1f} us; the fastest took {smallest:.1f} us", smallest
+        )
+    work.run.finish("candidates", {"tried": [_tried_to(tried) for tried in result]})
+    return result
+
+
+def _is_better(tried: Tried, known: Tried | None) -> bool:
+    return known is None or tried.share > known.share
+
+
+def _time_beside_dense(work: Workspace, searched: Searched, found: Sequence[Candidate]) -> list[Tried]:
+    networks = [work.initial, *(_cut(work, searched, candidate.choice) for candidate in found)]
+    dense, *timings = work.time(networks)
+    return [Tried(c, timing.median_us, dense.median_us) for c, timing in zip(found, timings, strict=True)]
+
+
+def _best_of_trials(
+    work: Workspace, searched: Searched, dense: Network, tried: Sequence[Tried]
+) -> tuple[Tried, Network]:
+    """Train each candidate for its share of the trial epochs; the most accurate on the validation split goes on."""
+    networks = [_cut(work, searched, item.candidate.choice) for item in tried]
+    if len(tried) == 1 or work.settings.trial_share == 0:
+        return tried[0], networks[0]
+    settings = work.settings
+    epochs = settings.epochs * settings.trial_share / len(tried)
+    recipe = work.recipe(max(epochs, 1e-6), settings.fine_tune_learning_rate, settings.distillation)
+    scores = [
+        work.train_stage(f"trial-{item.candidate.name}", network, recipe, teacher=dense)["accuracy"]
+        for item, network in zip(tried, networks, strict=True)
+    ]
+    best = int(np.argmax(scores))
+    return tried[best], networks[best]
+
+
+def _cut(work: Workspace, searched: Searched, choice: Choice) -> Network:
+    return cut_network(searched.network, work.structure, choice, gain=work.settings.coefficient_high)
+
+
+def _magnitudes(work: Workspace, network: Network) -> list[NDArray[np.float64]]:
+    """Per space and channel, the summed scale of the batch normalisations (or norm of the weights) that write it."""
+    result = []
+    for space in work.structure.spaces:
+        total = np.zeros(space.size)
+        for writer in space.writers:
+            parts = network.layer_modules[writer]
+            if parts.batch_norm is not None and parts.batch_norm.affine:
+                total += parts.batch_norm.weight.detach().abs().double().numpy()
+            elif parts.operator is not None:
+                total += parts.operator.weight.detach().flatten(1).norm(dim=1).double().numpy()
+        result.append(total)
+    return result
+
+
+def _tried_to(tried: Tried) -> dict[str, Any]:
+    candidate = tried.candidate
+    return {
+        "name": candidate.name,
+        "groups": candidate.kept.groups,
+        "blocks": candidate.kept.blocks,
+        "channels": candidate.choice.channels,
+        "dropped": sorted(candidate.choice.dropped),
+        "predicted_us": candidate.predicted_us,
+        "measured_us": tried.measured_us,
+        "dense_us": tried.dense_us,
+    }
+
+
+def _tried_from(item: dict[str, Any]) -> Tried:
+    choice = Choice(tuple(tuple(channels) for channels in item["channels"]), frozenset(item["dropped"]))
+    kept = KeptCounts(tuple(item["groups"]), tuple(item["blocks"]))
+    candidate = Candidate(item["name"], kept, choice, item["predicted_us"])
+    return Tried(candidate, item["measured_us"], item["dense_us"])
+
+
+__all__ = ["Searched", "Trained", "UnitValues", "learn_gates", "likely_kept", "run_sweep", "run_to_budget"]

@@ -1,0 +1,155 @@
+"""A run's directory: settings, finished stages, checkpoints, metrics and result; killed at any moment, it can go on.
+
+What the stages compute is in ``training_run``; here each is only stored once, whole, and read back.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from edgekit.errors import BadInputError, UsageError
+from edgekit.files import write_atomic
+from edgekit.pipeline.settings import TrainSettings
+from edgekit.train.checkpoint import CheckpointFolder
+
+CONFIG, METRICS, RESULT = "config.json", "metrics.jsonl", "result.json"
+
+
+class RunDirectory:
+    """One run on disk. Made by `open_run`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.models = path / "models"
+
+    @property
+    def name(self) -> str:
+        """The run's name: that of its folder."""
+        return self.path.name
+
+    @property
+    def profile_path(self) -> Path:
+        """The profile as it was when the run began: a resumed run must not decide on other numbers."""
+        return self.path / "profile.json"
+
+    @property
+    def result_path(self) -> Path:
+        """Where the result is written, last of all."""
+        return self.path / RESULT
+
+    def checkpoints(self, stage: str) -> CheckpointFolder:
+        """The checkpoints of a stage."""
+        return CheckpointFolder(self.path / "checkpoints", stage)
+
+    def finished(self, stage: str) -> dict[str, Any] | None:
+        """Facts of a finished stage, or None. Raises BadInputError if they are unreadable."""
+        path = self._facts_path(stage)
+        if not path.exists():
+            return None
+        try:
+            return dict(json.loads(path.read_bytes()))
+        except ValueError as error:
+            raise BadInputError(f"{path}: unreadable: {error}", "remove it: the stage is then done again") from error
+
+    def tensors(self, stage: str) -> dict[str, Tensor]:
+        """Tensors of a finished stage."""
+        return load_tensors(self._tensors_path(stage).read_bytes())
+
+    def finish(self, stage: str, facts: dict[str, Any], tensors: dict[str, Tensor] | None = None) -> None:
+        """Store a stage: tensors first, facts last, so that facts alone say that it is done; then drop its checkpoints."""
+        if tensors is not None:
+            plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+            write_atomic(self._tensors_path(stage), save_tensors(plain))
+        write_atomic(self._facts_path(stage), json.dumps(facts, indent=1).encode())
+        self.checkpoints(stage).clear()
+
+    def append_metrics(self, values: dict[str, float | int | str]) -> None:
+        """Add one line to metrics.jsonl. A kill can tear the last line; readers skip it, and the next one starts anew."""
+        with (self.path / METRICS).open("ab") as stream:
+            if stream.tell() and not _ends_with_newline(self.path / METRICS):
+                stream.write(b"\n")
+            stream.write(json.dumps(values).encode() + b"\n")
+
+    def _facts_path(self, stage: str) -> Path:
+        return self.path / "stages" / f"{stage}.json"
+
+    def _tensors_path(self, stage: str) -> Path:
+        return self.path / "stages" / f"{stage}.safetensors"
+
+
+@contextmanager
+def open_run(path: Path, settings: TrainSettings, resume: bool) -> Iterator[RunDirectory]:
+    """The run at ``path``, held by this process alone; begun, or with ``resume`` gone on with.
+
+    Raises UsageError when the run exists and ``resume`` is not given, was begun with other settings, or is held.
+    """
+    run = RunDirectory(path)
+    begun = (path / CONFIG).exists()
+    if begun and not resume:
+        raise UsageError(f"the run {path} exists", "go on with it by --resume, or choose another --name")
+    if resume and not begun:
+        raise UsageError(f"there is no run {path} to resume", "leave out --resume, or check --name")
+    path.mkdir(parents=True, exist_ok=True)
+    with _held(path):
+        if begun:
+            _check_same(path / CONFIG, settings)
+        else:
+            write_atomic(path / CONFIG, msgspec.json.format(msgspec.json.encode(settings), indent=2))
+        torch.set_num_threads(settings.threads)
+        yield run
+
+
+def read_settings(path: Path) -> TrainSettings:
+    """Settings of the run at ``path``. Raises BadInputError if its config.json is missing or wrong."""
+    config = path / CONFIG
+    try:
+        return msgspec.json.decode(config.read_bytes(), type=TrainSettings)
+    except FileNotFoundError as error:
+        raise BadInputError(f"{path} is no run: it has no {CONFIG}", "runs are made by edgekit train") from error
+    except msgspec.MsgspecError as error:
+        raise BadInputError(f"{config}: {error}") from error
+
+
+def _check_same(config: Path, settings: TrainSettings) -> None:
+    before, now = msgspec.structs.asdict(read_settings(config.parent)), msgspec.structs.asdict(settings)
+    changed = [name for name, value in before.items() if now[name] != value]
+    if changed:
+        name = changed[0]
+        raise UsageError(
+            f"{config.parent} was begun with {name} = {before[name]!r}, not {now[name]!r}",
+            "resume with the same options, or choose another --name",
+        )
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """The kernel drops the lock with the process, however that ends."""
+    descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise UsageError(f"another process is working on {path}", "wait for it, or choose another --name") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            os.close(descriptor)
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as stream:
+        stream.seek(-1, os.SEEK_END)
+        return stream.read(1) == b"\n"

@@ -1,0 +1,279 @@
+"""`edgekit train`: profile, train the dense network, make it fit the budget, export, time on the target, write the result.
+
+Each step is in a file of its own; here is their order, and what is written down at the end.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+import msgspec
+import torch
+
+from edgekit import __version__
+from edgekit.codec import write_result
+from edgekit.errors import BudgetError
+from edgekit.export.exporter import PreparedModel, keep, prepare, with_info
+from edgekit.files import sha256_bytes, sha256_file
+from edgekit.nn.cut import cut_spec, keep_everything, kept_names
+from edgekit.nn.gates import Gates
+from edgekit.nn.network import Network, clone
+from edgekit.pipeline.drop_run import Searched, Trained, run_sweep, run_to_budget
+from edgekit.pipeline.run_directory import RunDirectory, open_run
+from edgekit.pipeline.settings import TrainSettings
+from edgekit.pipeline.workspace import Workspace
+from edgekit.pipeline.workspace import prepare as prepare_workspace
+from edgekit.profile import measure_interleaved, read_machine
+from edgekit.train.loop import evaluate
+from edgekit.types import (
+    LayerChoice,
+    ModelInfo,
+    ModelPoint,
+    ProgressCallback,
+    RunResult,
+    Timing,
+    ignore_progress,
+)
+
+_PACKAGES = ("torch", "onnx", "onnxruntime", "ai-edge-litert", "numpy")
+_MIN_TIMED_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class _Finished:
+    """A model to be exported and timed: the trained network, and the gates that it came from, if any."""
+
+    trained: Trained
+    searched: Searched | None
+
+
+def train_run(
+    settings: TrainSettings, path: Path, *, resume: bool = False, progress: ProgressCallback = ignore_progress
+) -> RunResult:
+    """Carry a run out in the directory ``path`` and return what is in its result.json.
+
+    Raises BudgetError before any training when nothing the method can reach is within the budget, TrainingDivergedError
+    when the loss stops being finite, and what reading data, model, target and profile raise.
+    """
+    with open_run(path, settings, resume) as run:
+        started = time.monotonic()
+        work = prepare_workspace(settings, run, progress)
+        dense = _train_dense(work)
+        finished = _make_small(work, dense)
+        result = _measure_and_write(work, dense, finished, started)
+        write_result(run.result_path, result)
+        return result
+
+
+def train_dense_epochs(work: Workspace) -> float:
+    """Epochs of the dense training."""
+    return work.settings.epochs
+
+
+def _train_dense(work: Workspace) -> Network:
+    dense = clone(work.initial)
+    settings = work.settings
+    work.train_stage("dense", dense, work.recipe(settings.epochs, settings.learning_rate))
+    return dense
+
+
+def _make_small(work: Workspace, dense: Network) -> list[_Finished]:
+    if work.settings.method == "dense":
+        return []
+    if work.settings.penalty_sweep:
+        return [_Finished(trained, searched) for trained, searched in run_sweep(work, dense)]
+    trained, searched = run_to_budget(work, dense)
+    return [_Finished(trained, searched)]
+
+
+def _measure_and_write(
+    work: Workspace, dense: Network, finished: Sequence[_Finished], started: float
+) -> RunResult:
+    dense_trained = Trained("dense", dense, keep_everything(work.structure), work.baseline_us)
+    everything = [_Finished(dense_trained, None), *finished]
+    prepared = [_prepare(work, item.trained) for item in everything]
+    timings = _time(work, prepared)
+    budget_us = work.budget_us * timings[0].median_us / work.baseline_us if "%" in work.settings.budget else work.budget_us
+    chosen = _choose(work, [timing.median_us for timing in timings], budget_us)
+    points = [
+        _keep_point(work, item, model, timing, index == chosen)
+        for index, (item, model, timing) in enumerate(zip(everything, prepared, timings, strict=True))
+    ]
+    return _result(work, points, chosen, budget_us, time.monotonic() - started)
+
+
+def _prepare(work: Workspace, trained: Trained) -> PreparedModel:
+    settings = work.settings
+    info = ModelInfo(
+        edgekit_version=__version__,
+        network=work.initial.spec.name,
+        number_format=settings.number_format,
+        source_hash=_weights_hash(trained.network),
+        target=work.target.name,
+        runtime=settings.runtime,
+        profile_hash=sha256_file(work.run.profile_path),
+        predicted_us=trained.predicted_us,
+        preprocessing=work.dataset.preprocessing,
+        labels=work.dataset.class_names,
+    )
+    return prepare(
+        trained.network,
+        runtime_name=settings.runtime,
+        number_format=settings.number_format,
+        calibration_images=work.train.inputs(slice(0, 2048)),
+        test_images=work.test.inputs(slice(None)),
+        test_labels=work.test.labels,
+        info=info,
+        progress=work.progress,
+    )
+
+
+def _time(work: Workspace, prepared: Sequence[PreparedModel]) -> list[Timing]:
+    """The very files that are kept, beside each other."""
+    threads = work.target.runtimes[work.settings.runtime].threads
+    sessions = [work.runtime.load(model.model, threads) for model in prepared]
+    return measure_interleaved(sessions, min_seconds=_MIN_TIMED_SECONDS, progress=work.progress)
+
+
+def _choose(work: Workspace, measured_us: Sequence[float], budget_us: float) -> int:
+    """Index of the model whose measured time is nearest to the budget (or nearest below it); 0 is the dense one."""
+    small = list(range(1, len(measured_us)))
+    if work.settings.sweep_choice == "not-above" and work.settings.penalty_sweep:
+        fitting = [index for index in small if measured_us[index] <= budget_us]
+        if not fitting:
+            smallest = min(measured_us[index] for index in small)
+            raise BudgetError(
+                f"no swept model was measured within {budget_us:.1f} us; the fastest took {smallest:.1f} us",
+                smallest,
+                "add larger values to --lambda-sweep",
+            )
+        small = fitting
+    return min(small, key=lambda index: abs(measured_us[index] - budget_us), default=0)
+
+
+def _keep_point(
+    work: Workspace, item: _Finished, prepared: PreparedModel, timing: Timing, is_chosen: bool
+) -> ModelPoint:
+    trained = item.trained
+    info = msgspec.structs.replace(prepared.info, measured_us=timing.median_us)
+    name = "chosen" if is_chosen and trained.name != "dense" else trained.name
+    path = work.run.models / f"{name.replace('=', '-')}-{info.number_format}{work.runtime.suffix}"
+    exported = keep(with_info(prepared, info), path)
+    spec = trained.network.spec
+    role = "dense" if trained.name == "dense" else "chosen" if is_chosen else "swept"
+    return ModelPoint(
+        name=trained.name,
+        role=role,
+        accuracy=exported.accuracy,
+        predicted_us=trained.predicted_us,
+        measured_us=timing.median_us,
+        parameter_count=spec.parameter_count,
+        mac_count=spec.mac_count,
+        size_bytes=exported.size_bytes,
+        file=str(path.relative_to(work.run.path)),
+        penalty_weight=trained.penalty_per_ms,
+        layers=_layer_choices(work, trained, item.searched.gates if item.searched else None),
+    )
+
+
+def _layer_choices(work: Workspace, trained: Trained, gates: Gates | None) -> tuple[LayerChoice, ...]:
+    kept = kept_names(work.structure, trained.choice)
+    small = {layer.name: layer.unit for layer in cut_spec(work.structure, trained.choice).layers}
+    drop = drop_probabilities(gates) if gates is not None else {}
+    choices = []
+    for layer in work.structure.spec.layers:
+        unit = small.get(layer.name)
+        price = work.prices.unit_us
+        wanted = work.settings.number_format
+        choices.append(
+            LayerChoice(
+                name=layer.name,
+                kind=layer.unit.kind,
+                channels=layer.unit.output_shape[0],
+                kept_channels=kept[layer.name],
+                dense_us=price(layer.unit.in_format(wanted))[0],
+                kept_us=price(unit.in_format(wanted))[0] if unit is not None and kept[layer.name] else 0.0,
+                drop_probability=drop.get(layer.name),
+            )
+        )
+    return tuple(choices)
+
+
+@torch.no_grad()
+def drop_probabilities(gates: Gates) -> dict[str, float]:
+    """By layer, the learned probability that one of its output channels is dropped: its group's, or its block's."""
+    structure = gates.structure
+    keep = gates.keep_probabilities()
+    result: dict[str, float] = {}
+    for layer in structure.spec.layers:
+        space = structure.output_space[layer.name]
+        stays = 1.0
+        if space in gates.offsets:
+            start = gates.offsets[space]
+            stays = float(keep[start : start + structure.spaces[space].group_count].mean())
+        for block in structure.guards(layer.name):
+            stays *= float(keep[gates.group_total + block])
+        if space in gates.offsets or structure.guards(layer.name):
+            result[layer.name] = min(1.0, max(0.0, 1.0 - stays))
+    return result
+
+
+def _result(
+    work: Workspace, points: Sequence[ModelPoint], chosen: int, budget_us: float, seconds: float
+) -> RunResult:
+    settings, dense, best = work.settings, points[0], points[chosen]
+    return RunResult(
+        name=work.run.name,
+        method=settings.method,
+        model=settings.model,
+        data=settings.data,
+        target=work.target.name,
+        runtime=settings.runtime,
+        number_format=settings.number_format,
+        seed=settings.seed,
+        epochs=settings.epochs,
+        budget_us=budget_us,
+        predicted_us=best.predicted_us,
+        measured_us=best.measured_us or 0.0,
+        baseline_measured_us=dense.measured_us or 0.0,
+        accuracy=best.accuracy,
+        baseline_accuracy=dense.accuracy,
+        points=tuple(points),
+        machine=read_machine(),
+        settings=_plain_settings(settings),
+        versions=_versions(),
+        seconds=seconds,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _plain_settings(settings: TrainSettings) -> dict[str, str | int | float | bool | None]:
+    plain: dict[str, str | int | float | bool | None] = {}
+    for name, value in msgspec.structs.asdict(settings).items():
+        plain[name] = value if isinstance(value, str | int | float | bool | None) else str(value)
+    return plain
+
+
+def _versions() -> dict[str, str]:
+    found = {"edgekit": __version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _weights_hash(network: Network) -> str:
+    """Hash over all parameters and running statistics, in order."""
+    state = network.state_dict()
+    return sha256_bytes(b"".join(name.encode() + state[name].contiguous().numpy().tobytes() for name in sorted(state)))
+
+
+__all__ = ["RunDirectory", "drop_probabilities", "evaluate", "train_run"]

@@ -1,0 +1,193 @@
+"""What every step of a training run needs, made once: data, network, prices, runtime, budget and the run's directory.
+
+Steps live in ``drop_run`` and ``training_run``; here they find their inputs, and the short cuts to train, time and store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgekit import targets
+from edgekit.codec import read_profile, replace_profile
+from edgekit.data import Dataset, load
+from edgekit.errors import UsageError
+from edgekit.nn.latency import LatencyModel
+from edgekit.nn.network import Network
+from edgekit.nn.structure import Structure, analyse
+from edgekit.pipeline.models import make_network
+from edgekit.pipeline.profiling import profile_network
+from edgekit.pipeline.run_directory import RunDirectory
+from edgekit.pipeline.settings import TrainSettings, parse_budget
+from edgekit.pipeline.timing import time_networks
+from edgekit.profile import PriceTable
+from edgekit.runtimes import Runtime, get
+from edgekit.train.batches import Augmentation, Split, make_split
+from edgekit.train.loop import GateStage, Recipe, StageOptions, evaluate, fit, hardware_precision
+from edgekit.train.pricing import mac_latency, measured_latency
+from edgekit.train.selection import check_reachable
+from edgekit.types import ProgressCallback, Target, Timing
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The inputs of a run. ``latency`` predicts what the device takes (scaled to the dense network's measured time);
+    ``steering`` is what search and selection are driven by: the same, or MACs for comparison."""
+
+    settings: TrainSettings
+    run: RunDirectory
+    dataset: Dataset
+    train: Split
+    validation: Split
+    test: Split
+    initial: Network
+    structure: Structure
+    target: Target
+    runtime: Runtime
+    prices: PriceTable
+    latency: LatencyModel
+    steering: LatencyModel
+    baseline_us: float
+    budget_us: float
+    precision: str
+    progress: ProgressCallback
+
+    def recipe(self, epochs: float, learning_rate: float, distillation: float = 0.0) -> Recipe:
+        """A recipe with the run's batch size, augmentation and precision."""
+        settings = self.settings
+        return Recipe(
+            epochs=epochs,
+            batch_size=settings.batch_size,
+            learning_rate=learning_rate,
+            augmentation=augmentation_for(settings, self.dataset),
+            distillation=distillation,
+            precision=self.precision,
+        )
+
+    def train_stage(
+        self,
+        stage: str,
+        network: Network,
+        recipe: Recipe,
+        teacher: Network | None = None,
+        gates: GateStage | None = None,
+    ) -> dict[str, Any]:
+        """Train ``network`` as the stage ``stage``, or take its stored result; returns the stage's facts: accuracy and
+        loss on the validation split, and what the gates show."""
+        done = self.run.finished(stage)
+        if done is not None:
+            network.load_state_dict({n: t for n, t in self.run.tensors(stage).items() if not n.startswith("gates:")})
+            network.eval()
+            if gates is not None:
+                gates.restore(_gate_tensors(self.run.tensors(stage)), done["gates"])
+            return done
+        options = StageOptions(
+            stage, self.settings.seed, self.run.checkpoints(stage), 20.0, self.progress, self.run.append_metrics
+        )
+        fit(network, self.train, recipe, options, teacher, gates)
+        facts: dict[str, Any] = {"accuracy": evaluate(network, self.validation, self.precision)}
+        tensors = dict(network.state_dict())
+        if gates is not None:
+            gate_tensors, facts["gates"] = gates.state()
+            tensors |= {f"gates:{name}": value for name, value in gate_tensors.items()}
+        self.run.finish(stage, facts, tensors)
+        return facts
+
+    def time(self, networks: Sequence[Network], min_seconds: float = 0.5) -> list[Timing]:
+        """Times of networks on the target, beside each other."""
+        settings = self.settings
+        threads = self.target.runtimes[settings.runtime].threads
+        return time_networks(
+            networks, self.runtime, settings.number_format, threads=threads, min_seconds=min_seconds
+        )
+
+
+def augmentation_for(settings: TrainSettings, dataset: Dataset) -> Augmentation:
+    """The augmentation asked for; ``auto`` mirrors pictures, but not digits, which mirroring turns into other signs."""
+    if settings.augmentation != "auto":
+        return settings.augmentation
+    return "none" if "mnist" in dataset.name and "fashion" not in dataset.name else "flip"
+
+
+def prepare(settings: TrainSettings, run: RunDirectory, progress: ProgressCallback) -> Workspace:
+    """Read the data, build and profile the network, time it, and see that the budget can be met: before any training."""
+    dataset = load(settings.data, seed=settings.seed, image_size=settings.image_size, limit=settings.limit)
+    initial = make_network(settings.model, dataset.input_shape, dataset.class_count, settings.seed).eval()
+    structure = analyse(initial.spec, settings.group_size)
+    target = targets.find(settings.target)
+    _check_target(settings, target)
+    runtime = get(settings.runtime)
+    prices = _prices(settings, run, structure, target, progress)
+    baseline_us, budget_us = _budget(settings, run, initial, runtime, target)
+    latency = measured_latency(structure, prices, settings.number_format)
+    latency = latency.scaled_to(baseline_us, latency.latency_us(latency.full()))
+    if settings.method == "drop":
+        check_reachable(latency, budget_us)
+    return Workspace(
+        settings=settings,
+        run=run,
+        dataset=dataset,
+        train=make_split(dataset, dataset.train),
+        validation=make_split(dataset, dataset.validation),
+        test=make_split(dataset, dataset.test),
+        initial=initial,
+        structure=structure,
+        target=target,
+        runtime=runtime,
+        prices=prices,
+        latency=latency,
+        steering=mac_latency(structure, baseline_us) if settings.latency_source == "macs" else latency,
+        baseline_us=baseline_us,
+        budget_us=budget_us,
+        precision=hardware_precision(),
+        progress=progress,
+    )
+
+
+def _check_target(settings: TrainSettings, target: Target) -> None:
+    if settings.runtime not in target.runtimes:
+        raise UsageError(f"target {target.name!r} has no runtime {settings.runtime!r}; it has {', '.join(target.runtimes)}")
+    formats = target.runtimes[settings.runtime].formats
+    if settings.number_format not in formats:
+        raise UsageError(
+            f"target {target.name!r} does not execute {settings.number_format} on {settings.runtime}",
+            f"use --format {' or '.join(formats)}",
+        )
+
+
+def _prices(
+    settings: TrainSettings, run: RunDirectory, structure: Structure, target: Target, progress: ProgressCallback
+) -> PriceTable:
+    if run.profile_path.exists():
+        return PriceTable(read_profile(run.profile_path))
+    profiled = profile_network(
+        structure,
+        target=target,
+        runtime=settings.runtime,
+        formats=(settings.number_format,),
+        path=Path(settings.profile) if settings.profile else None,
+        progress=progress,
+    )
+    replace_profile(run.profile_path, profiled.profile)
+    return PriceTable(profiled.profile)
+
+
+def _budget(
+    settings: TrainSettings, run: RunDirectory, dense: Network, runtime: Runtime, target: Target
+) -> tuple[float, float]:
+    facts = run.finished("baseline")
+    if facts is None:
+        threads = target.runtimes[settings.runtime].threads
+        (timing,) = time_networks([dense], runtime, settings.number_format, threads=threads, min_seconds=1.0)
+        facts = {"timing": msgspec.to_builtins(timing)}
+        run.finish("baseline", facts)
+    baseline_us = float(facts["timing"]["median_us"])
+    return baseline_us, parse_budget(settings.budget).resolve(baseline_us)
+
+
+def _gate_tensors(tensors: dict[str, Any]) -> dict[str, Any]:
+    return {name.removeprefix("gates:"): value for name, value in tensors.items() if name.startswith("gates:")}

@@ -1,0 +1,95 @@
+"""``edgekit run``: a small real model classifies real files; what cannot be read is named and told by the exit code."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgekit import runtimes
+from edgekit.codec import encode_model_info
+from edgekit.runtimes import FoldedNetwork, LayerWeights
+from edgekit.types import INPUT, Layer, ModelInfo, NetworkSpec, Preprocessing, UnitSpec
+from tests.cli.conftest import Invoke
+
+
+@pytest.fixture
+def model(invoke: Invoke) -> str:
+    """A model of one dense layer that calls images above half brightness ``light``, others ``dark``."""
+    flatten = UnitSpec(kind="flatten", input_shape=(1, 2, 2), output_shape=(4,))
+    dense = UnitSpec(kind="dense", input_shape=(4,), output_shape=(2,))
+    layers = (Layer(name="flat", unit=flatten, inputs=(INPUT,)), Layer(name="out", unit=dense, inputs=("flat",)))
+    weight = np.array([[-1.0] * 4, [1.0] * 4], dtype=np.float32)
+    spec = NetworkSpec(name="brightness", input_shape=(1, 2, 2), layers=layers)
+    network = FoldedNetwork(spec, {"out": LayerWeights(weight, np.zeros(2, dtype=np.float32))})
+    info = ModelInfo(
+        edgekit_version="0",
+        network="brightness",
+        number_format="fp32",
+        source_hash="0" * 64,
+        target="cpu",
+        runtime="onnx",
+        preprocessing=Preprocessing(input_shape=(1, 2, 2), mean=(0.5,), std=(0.5,)),
+        labels=("dark", "light"),
+    )
+    metadata = {"edgekit": encode_model_info(info)}
+    Path("brightness.onnx").write_bytes(runtimes.get("onnx").write(network, metadata=metadata))
+    return "brightness.onnx"
+
+
+def write_image(name: str, brightness: int) -> str:
+    Image.new("L", (2, 2), brightness).save(name)
+    return name
+
+
+def test_each_image_becomes_a_row_in_the_order_given(model: str, invoke: Invoke) -> None:
+    names = [write_image("a.png", 250), write_image("b.png", 5)]
+
+    rows = list(csv.DictReader(io.StringIO(invoke("run", model, *names).stdout)))
+
+    assert [(row["path"], row["label"]) for row in rows] == [("a.png", "light"), ("b.png", "dark")]
+
+
+def test_json_lines_give_as_many_classes_as_were_asked_for(model: str, invoke: Invoke) -> None:
+    line = invoke("run", model, write_image("a.png", 250), "--format", "jsonl", "--top", "2").stdout
+
+    assert [score["label"] for score in json.loads(line)["top"]] == ["light", "dark"]
+
+
+def test_the_envelope_holds_results_and_summary(model: str, invoke: Invoke) -> None:
+    data = invoke("run", model, write_image("a.png", 250), "--json").envelope["data"]
+
+    assert (data["results"][0]["label"], data["summary"]["classified_count"]) == ("light", 1)
+
+
+def test_a_file_that_is_no_image_is_named_and_the_others_are_classified(model: str, invoke: Invoke) -> None:
+    Path("broken.png").write_bytes(b"\x89PNG broken")
+
+    outcome = invoke("run", model, "broken.png", write_image("a.png", 250))
+
+    rows = list(csv.DictReader(io.StringIO(outcome.stdout)))
+    assert [bool(row["error"]) for row in rows] == [True, False]
+    assert outcome.exit_code == 3
+
+
+def test_failed_inputs_are_an_error_in_the_envelope(model: str, invoke: Invoke) -> None:
+    outcome = invoke("run", model, "missing.png", "--json")
+
+    assert (outcome.exit_code, outcome.envelope["errors"][0]["code"]) == (3, "bad_data")
+
+
+def test_output_goes_to_the_file_and_not_to_standard_output(model: str, invoke: Invoke) -> None:
+    outcome = invoke("run", model, write_image("a.png", 250), "--output", "labels.csv")
+
+    assert (outcome.stdout, Path("labels.csv").read_text().splitlines()[1][:12]) == ("", "a.png,light,")
+
+
+def test_a_file_that_is_no_model_is_bad_input(invoke: Invoke) -> None:
+    Path("model.onnx").write_bytes(b"no model")
+
+    assert invoke("run", "model.onnx", "a.png", "--json").exit_code == 3

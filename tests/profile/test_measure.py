@@ -1,0 +1,128 @@
+"""Times are those of undisturbed runs, models are interleaved, and a drifting machine is scaled away and noted."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+
+from edgekit.errors import UsageError
+from edgekit.profile import measure
+from edgekit.types import Method, Progress
+from tests.profile.clock import Clock, FakeSession
+
+_METHOD = Method(rounds=5, runs_per_round=4, warmup_runs=1)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(measure, "perf_counter_ns", clock)
+    return clock
+
+
+def _steady(clock: Clock, microseconds: float) -> FakeSession:
+    return FakeSession(clock, lambda _: int(microseconds * 1000))
+
+
+def test_a_steady_model_takes_its_time_at_every_percentile(clock: Clock) -> None:
+    (timing,) = measure.measure_sessions([_steady(clock, 50)], _METHOD)
+
+    assert (timing.min_us, timing.p10_us, timing.median_us, timing.p90_us) == (50, 50, 50, 50)
+
+
+def test_the_count_is_that_of_the_timed_runs(clock: Clock) -> None:
+    (timing,) = measure.measure_sessions([_steady(clock, 50)], _METHOD)
+
+    assert timing.count == 5 * 4
+
+
+def test_interruptions_of_some_runs_do_not_change_the_times(clock: Clock) -> None:
+    disturbed = FakeSession(clock, lambda run: 9_000_000 if run > 2 and run % 3 == 0 else 50_000)
+
+    (timing,) = measure.measure_sessions([disturbed], _METHOD)
+
+    assert timing.p90_us == 50
+
+
+def test_a_slow_warm_up_is_not_timed(clock: Clock) -> None:
+    runs_per_round = _METHOD.runs_per_round + _METHOD.warmup_runs
+    session = FakeSession(clock, lambda run: 700_000 if (run - 2) % runs_per_round == 0 else 50_000)
+
+    timing = measure.measure_interleaved([session], min_seconds=0, min_runs=40, method=_METHOD)[0]
+
+    assert timing.count * 50_000 + (2 + timing.count // 4) * 700_000 >= clock.now_ns > timing.count * 50_000
+    assert timing.p90_us == 50
+
+
+def test_models_take_turns_round_by_round(clock: Clock) -> None:
+    log: list[str] = []
+    sessions = [FakeSession(clock, lambda _: 1000, name, log) for name in "ab"]
+
+    measure.measure_sessions(sessions, Method(rounds=2, runs_per_round=2, warmup_runs=0))
+
+    assert "".join(log[-8:]) == "aabbaabb"
+
+
+def test_a_model_that_takes_long_runs_fewer_times_a_round(clock: Clock) -> None:
+    (timing,) = measure.measure_sessions([_steady(clock, 1e6)], Method(rounds=2, runs_per_round=50))
+
+    assert timing.count == 2 * 3
+
+
+def test_whole_models_run_until_each_has_its_runs_and_seconds(clock: Clock) -> None:
+    fast, slow = _steady(clock, 10), _steady(clock, 1000)
+
+    timings = measure.measure_interleaved([fast, slow], min_seconds=0.002, min_runs=20)
+
+    assert timings[0].count * 10e-6 >= 0.002 and min(timing.count for timing in timings) >= 20
+
+
+def test_whole_models_report_their_progress_up_to_the_end(clock: Clock) -> None:
+    reports: list[Progress] = []
+
+    measure.measure_interleaved([_steady(clock, 10)], min_seconds=0, min_runs=20, progress=reports.append)
+
+    assert reports[-1].done == reports[-1].total
+
+
+def test_timing_nothing_is_refused() -> None:
+    with pytest.raises(UsageError):
+        measure.measure_interleaved([])
+
+
+def test_a_chunk_is_scaled_by_what_the_yardstick_tells(clock: Clock) -> None:
+    chunk = measure.measure_chunk([_steady(clock, 60)], _steady(clock, 12), _METHOD, reference_us=10.0)
+
+    assert chunk.timings[0].median_us == pytest.approx(50)
+    assert chunk.drift == pytest.approx(0.2)
+
+
+def test_a_first_chunk_is_its_own_reference(clock: Clock) -> None:
+    chunk = measure.measure_chunk([_steady(clock, 60)], _steady(clock, 12), _METHOD)
+
+    assert (chunk.timings[0].median_us, chunk.reference_us, chunk.drift) == (60, 12, 0)
+
+
+def test_a_yardstick_that_is_far_off_does_not_scale_without_bound(clock: Clock) -> None:
+    chunk = measure.measure_chunk([_steady(clock, 60)], _steady(clock, 1000), _METHOD, reference_us=10.0)
+
+    assert chunk.timings[0].median_us == 30
+
+
+def test_a_cold_time_is_that_of_single_runs(clock: Clock) -> None:
+    (timing,) = measure.measure_cold([_steady(clock, 80)], rounds=3)
+
+    assert (timing.count, timing.median_us) == (3, 80)
+
+
+def test_garbage_collection_is_off_during_timing_and_on_behind_it(clock: Clock) -> None:
+    states: list[bool] = []
+
+    def duration_ns(_: int) -> int:
+        states.append(gc.isenabled())
+        return 1000
+
+    measure.measure_sessions([FakeSession(clock, duration_ns)], _METHOD)
+
+    assert not any(states[2:]) and gc.isenabled()
