@@ -74,6 +74,18 @@ class NumberListType(click.ParamType[tuple[float, ...]]):
         return number
 
 
+class RunNameType(click.ParamType[str]):
+    """The name of a run, which is the name of its directory: it must not lead out of ``runs``."""
+
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name; a usage error for anything but letters, digits, dots, dashes and underscores."""
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}", str(value)):
+            self.fail(f"{value!r}: a name is 1 to 128 letters, digits, '.', '-' or '_', the first no '.'", param, ctx)
+        return str(value)
+
+
 class SettingType(click.ParamType[tuple[str, str]]):
     """``NAME=VALUE``: a setting for which there is no option of its own."""
 
@@ -131,6 +143,7 @@ INPUT_SHAPE = ShapeType((1, 3), "CHANNELSxHEIGHTxWIDTH")
 IMAGE_SIZE = ShapeType((2,), "HEIGHTxWIDTH")
 NUMBERS = NumberListType()
 RUN = RunType()
+RUN_NAME = RunNameType()
 SETTING = SettingType()
 TARGET = TargetType()
 

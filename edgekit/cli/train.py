@@ -16,6 +16,7 @@ from edgekit.cli.options import (
     EXISTING_FILE,
     IMAGE_SIZE,
     NUMBERS,
+    RUN_NAME,
     RUNS_FOLDER,
     SETTING,
     format_option,
@@ -45,7 +46,9 @@ AUGMENTATIONS = click.Choice(["auto", "none", "shift", "flip", "shift+flip"])
 @format_option
 @click.option("--budget", default="50%", show_default=True, help="Latency to fit in: 1.2ms, 800us, or 60% of dense.")
 @click.option("--method", type=METHODS, default="drop", show_default=True, help="Learn what to drop, or drop nothing.")
-@click.option("--name", help="Name of the run in ./runs; made from model, runtime and format if not given.")
+@click.option(
+    "--name", type=RUN_NAME, help="Name of the run in ./runs; made from model, runtime and format if not given."
+)
 @click.option("--resume", is_flag=True, help="Go on with the run of this name; its settings are known.")
 @click.option("--epochs", type=float, default=10.0, show_default=True, help="Passes over the data, per training.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of everything random.")
@@ -74,6 +77,7 @@ AUGMENTATIONS = click.Choice(["auto", "none", "shift", "flip", "shift+flip"])
     help="What the penalty counts; macs is for comparison.",
 )
 @click.option("--profile", type=EXISTING_FILE, help="Measured times; found or made if not given.")
+@click.option("--dense-from", metavar="RUN", help="Take the dense network of this run: same model, data and seed.")
 @click.option("--threads", type=int, default=1, show_default=True, help="Threads of training.")
 @click.option("--set", "others", type=SETTING, multiple=True, help="Any other setting, such as search-share=0.3.")
 def train(

@@ -1,4 +1,4 @@
-"""Does a model file compute what the network computes? Numbers, classes, accuracy and kernels, in the file's own runtime.
+"""Does a model file compute what the network computes? Numbers, classes, accuracy, kernels, all in its own runtime.
 
 A file that fails is refused with the layer that loses most; nothing is written or repaired here.
 """
@@ -147,7 +147,9 @@ def _multiplies_floats(kernel: str) -> bool:
     return any(mark in name for mark in _FLOAT_TYPES) and any(word in name for word in _MULTIPLYING)
 
 
-def mismatch(reason: str, runtime_name: RuntimeName, number_format: NumberFormat, worst: LayerNoise | None) -> EdgekitError:
+def mismatch(
+    reason: str, runtime_name: RuntimeName, number_format: NumberFormat, worst: LayerNoise | None
+) -> EdgekitError:
     """The error for a file that disagrees, with the layer that lost most."""
     culprit = ""
     if worst is not None:

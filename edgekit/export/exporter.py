@@ -1,11 +1,11 @@
-"""Export in two steps: `prepare` makes a model file in memory and checks it, `keep` puts it in place; `export_network` does both.
+"""Export in two steps: `prepare` makes a model file in memory and checks it, `keep` puts it in place.
 
-A file that did not run in its runtime and agree with torch never reaches the disk; how formats are written is not known here.
+A file that did not run in its runtime and agree with torch never reaches the disk; no format is known here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -50,8 +50,8 @@ _PROBE_IMAGES = 4
 
 @dataclass(frozen=True, eq=False)
 class PreparedModel:
-    """A model that was checked and is not yet kept. ``model`` is the file's content, with ``info`` inside; ``probe`` are
-    some inputs and the outputs that the checked content gave for them."""
+    """A model that was checked and is not yet kept. ``model`` is the file's content, with ``info`` inside; ``probe``
+    holds some inputs and the outputs that the checked content gave for them."""
 
     info: ModelInfo
     model: bytes
@@ -130,9 +130,7 @@ def prepare(
     if reason is not None:
         worst = worst_layer(network, folded, runtime, number_format, ranges, test_images)
         raise mismatch(reason, runtime_name, number_format, worst)
-    info = msgspec.structs.replace(
-        info, runtime=runtime_name, number_format=number_format, accuracy=agreement.accuracy
-    )
+    info = msgspec.structs.replace(info, runtime=runtime_name, number_format=number_format, accuracy=agreement.accuracy)
     inputs = test_images[:_PROBE_IMAGES].float().numpy(force=True)
     progress(Progress(stage="export", done=3, total=3))
     return PreparedModel(
@@ -154,20 +152,12 @@ def with_info(prepared: PreparedModel, info: ModelInfo) -> PreparedModel:
     old = prepared.info
     if (info.runtime, info.number_format, info.accuracy) != (old.runtime, old.number_format, old.accuracy):
         raise UsageError(
-            f"the description says {info.runtime}, {info.number_format}, accuracy {info.accuracy}; the model was checked "
-            f"as {old.runtime}, {old.number_format}, accuracy {old.accuracy}",
+            f"the description says {info.runtime}, {info.number_format}, accuracy {info.accuracy}; "
+            f"the model was checked as {old.runtime}, {old.number_format}, accuracy {old.accuracy}",
             "change a copy of prepared.info",
         )
     model = _write(get(info.runtime), prepared.folded, prepared.ranges, info)
-    return PreparedModel(
-        info=info,
-        model=model,
-        agreement=prepared.agreement,
-        kernels=prepared.kernels,
-        folded=prepared.folded,
-        ranges=prepared.ranges,
-        probe=prepared.probe,
-    )
+    return replace(prepared, info=info, model=model)
 
 
 def keep(prepared: PreparedModel, path: Path) -> ExportedModel:
@@ -196,7 +186,7 @@ def keep(prepared: PreparedModel, path: Path) -> ExportedModel:
 def _check_suffix(path: Path, runtime: Runtime) -> None:
     if path.suffix.lower() != runtime.suffix:
         raise UsageError(
-            f"a model for {runtime.name} cannot be called {path.name!r}: allowed is a name that ends in {runtime.suffix!r}",
+            f"a model for {runtime.name} cannot be called {path.name!r}; its name must end in {runtime.suffix!r}",
             f"use {path.with_suffix(runtime.suffix).name!r}",
         )
 

@@ -20,7 +20,9 @@ from edgekit.nn.network import GateSample
 from edgekit.nn.structure import Structure
 
 Scope = Literal["shared", "layer", "unit"]
-LOGIT_BOUND = 6.0
+LOGIT_RANGE = (-6.0, 3.0)
+"""A gate that is all but certainly open feels neither the loss nor the penalty any more, and could never be closed when
+the budget is lowered later; one that is closed may be certain."""
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ class Gates(nn.Module):
     @torch.no_grad()
     def clamp(self) -> None:
         """Keep logits where their gradient is alive."""
-        self.logits.clamp_(-LOGIT_BOUND, LOGIT_BOUND)
+        self.logits.clamp_(*LOGIT_RANGE)
 
     def _channel_multipliers(self, strength: Tensor) -> dict[str, Tensor]:
         multipliers: dict[str, Tensor] = {}

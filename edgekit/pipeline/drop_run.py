@@ -147,7 +147,8 @@ def _candidates_in_budget(work: Workspace, searched: Searched) -> list[Tried]:
             break
         measured_us = learned.share * work.baseline_us
         model = model.scaled_to(measured_us, learned.candidate.predicted_us)
-    result = timed[:1] if work.settings.latency_source == "macs" else list(fitting.values())
+    # A method that knows no device cannot know which of its candidates fit.
+    result = timed if work.settings.latency_source == "macs" else list(fitting.values())
     if not result:
         smallest = min(tried.measured_us for tried in timed)
         raise BudgetError(

@@ -25,6 +25,7 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Settings of one run. ``epochs`` is the length of the dense training, and again of search and fine-tuning together;
     ``search_share`` and ``trial_share`` are parts of the latter (learning the gates; comparing candidates).
 
+    ``dense_from``: a run with the same model, data and seed whose dense network is taken instead of training one.
     ``penalty_sweep``: lambdas per millisecond; if given, one model is trained for each and the one nearest to the
     budget is chosen, in place of the single run by dual ascent.
     """
@@ -60,6 +61,7 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     image_size: tuple[int, int] | None = None
     threads: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
     profile: str | None = None
+    dense_from: str | None = None
 
     def __post_init__(self) -> None:
         parse_budget(self.budget)

@@ -18,14 +18,14 @@ import torch
 
 from edgekit import __version__
 from edgekit.codec import write_result
-from edgekit.errors import BudgetError
+from edgekit.errors import BudgetError, UsageError
 from edgekit.export.exporter import PreparedModel, keep, prepare, with_info
 from edgekit.files import sha256_bytes, sha256_file
 from edgekit.nn.cut import cut_spec, keep_everything, kept_names
 from edgekit.nn.gates import Gates
 from edgekit.nn.network import Network, clone
 from edgekit.pipeline.drop_run import Searched, Trained, run_sweep, run_to_budget
-from edgekit.pipeline.run_directory import RunDirectory, open_run
+from edgekit.pipeline.run_directory import RunDirectory, open_run, read_settings
 from edgekit.pipeline.settings import TrainSettings
 from edgekit.pipeline.workspace import Workspace
 from edgekit.pipeline.workspace import prepare as prepare_workspace
@@ -71,16 +71,32 @@ def train_run(
         return result
 
 
-def train_dense_epochs(work: Workspace) -> float:
-    """Epochs of the dense training."""
-    return work.settings.epochs
-
-
 def _train_dense(work: Workspace) -> Network:
     dense = clone(work.initial)
     settings = work.settings
+    if settings.dense_from is not None:
+        dense.load_state_dict(dense_of(settings.dense_from, settings))
+        return dense.eval()
     work.train_stage("dense", dense, work.recipe(settings.epochs, settings.learning_rate))
     return dense
+
+
+def dense_of(path: str, settings: TrainSettings) -> dict[str, torch.Tensor]:
+    """Weights of the dense network that the run at ``path`` trained.
+
+    Raises UsageError when that run had other data, model, seed or epochs, or has not trained it yet.
+    """
+    before = read_settings(Path(path))
+    for name in ("model", "data", "epochs", "seed", "limit", "image_size"):
+        if getattr(before, name) != getattr(settings, name):
+            raise UsageError(
+                f"--dense-from {path} has {name} = {getattr(before, name)!r}, this run {getattr(settings, name)!r}",
+                "the dense network can only be shared by runs that would train the same one",
+            )
+    other = RunDirectory(Path(path))
+    if other.finished("dense") is None:
+        raise UsageError(f"the run {path} has no trained dense network yet", "finish it first with --resume")
+    return other.tensors("dense")
 
 
 def _make_small(work: Workspace, dense: Network) -> list[_Finished]:
@@ -92,14 +108,14 @@ def _make_small(work: Workspace, dense: Network) -> list[_Finished]:
     return [_Finished(trained, searched)]
 
 
-def _measure_and_write(
-    work: Workspace, dense: Network, finished: Sequence[_Finished], started: float
-) -> RunResult:
+def _measure_and_write(work: Workspace, dense: Network, finished: Sequence[_Finished], started: float) -> RunResult:
     dense_trained = Trained("dense", dense, keep_everything(work.structure), work.baseline_us)
     everything = [_Finished(dense_trained, None), *finished]
     prepared = [_prepare(work, item.trained) for item in everything]
     timings = _time(work, prepared)
-    budget_us = work.budget_us * timings[0].median_us / work.baseline_us if "%" in work.settings.budget else work.budget_us
+    budget_us = (
+        work.budget_us * timings[0].median_us / work.baseline_us if "%" in work.settings.budget else work.budget_us
+    )
     chosen = _choose(work, [timing.median_us for timing in timings], budget_us)
     points = [
         _keep_point(work, item, model, timing, index == chosen)
@@ -224,9 +240,7 @@ def drop_probabilities(gates: Gates) -> dict[str, float]:
     return result
 
 
-def _result(
-    work: Workspace, points: Sequence[ModelPoint], chosen: int, budget_us: float, seconds: float
-) -> RunResult:
+def _result(work: Workspace, points: Sequence[ModelPoint], chosen: int, budget_us: float, seconds: float) -> RunResult:
     settings, dense, best = work.settings, points[0], points[chosen]
     return RunResult(
         name=work.run.name,

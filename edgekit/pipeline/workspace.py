@@ -101,9 +101,7 @@ class Workspace:
         """Times of networks on the target, beside each other."""
         settings = self.settings
         threads = self.target.runtimes[settings.runtime].threads
-        return time_networks(
-            networks, self.runtime, settings.number_format, threads=threads, min_seconds=min_seconds
-        )
+        return time_networks(networks, self.runtime, settings.number_format, threads=threads, min_seconds=min_seconds)
 
 
 def augmentation_for(settings: TrainSettings, dataset: Dataset) -> Augmentation:
@@ -150,7 +148,9 @@ def prepare(settings: TrainSettings, run: RunDirectory, progress: ProgressCallba
 
 def _check_target(settings: TrainSettings, target: Target) -> None:
     if settings.runtime not in target.runtimes:
-        raise UsageError(f"target {target.name!r} has no runtime {settings.runtime!r}; it has {', '.join(target.runtimes)}")
+        raise UsageError(
+            f"target {target.name!r} has no runtime {settings.runtime!r}; it has {', '.join(target.runtimes)}"
+        )
     formats = target.runtimes[settings.runtime].formats
     if settings.number_format not in formats:
         raise UsageError(

@@ -5,6 +5,8 @@ What is timed, and what the times are used for, is decided elsewhere.
 A run can be interrupted and so take longer than it needs, never shorter. Therefore a round's time of a model is its
 fastest run of that round, and a `Timing` describes those round times: median, 10th and 90th percentile over the
 rounds, the fastest run of all as minimum, and the number of runs. Rounds go over all models, which interleaves them.
+A machine that others use is slow for whole rounds: one in which the models together took over 5 % longer than in the
+quietest is repeated and not counted, as far as that is affordable.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ DRIFT_LIMIT = 0.10
 # A slow model needs no more runs in a round than it takes to be sure of its fastest: this bounds a round's length.
 _ROUND_NS = 20_000_000
 _FEWEST_RUNS = 3
+_QUIET = 1.05
+_MOST_REPETITIONS = 3
 _CLAMP = (0.5, 2.0)
 # More than the first two levels of any core; the last level, shared by all cores, is left as it is.
 _COLD_BYTES = 8 * 2**20
@@ -100,11 +104,15 @@ def _cold_run_ns(invoke: Callable[[], None], walk: NDArray[np.float64]) -> float
 
 
 def measure_sessions(sessions: Sequence[Session], method: Method) -> list[Timing]:
-    """Times of loaded models in ``method.rounds`` interleaved rounds."""
+    """Times of loaded models in ``method.rounds`` interleaved rounds: the quietest of up to three times as many."""
     trials = [_Trial(session, method) for session in sessions]
+    rounds: list[list[float]] = []
     with _no_garbage_collection():
-        rounds = [[trial.round_ns() for trial in trials] for _ in range(method.rounds)]
-    return _timings(np.array(rounds), [trial.runs for trial in trials])
+        while len(rounds) < method.rounds * _MOST_REPETITIONS:
+            rounds.append([trial.round_ns() for trial in trials])
+            if _quiet_count(_slowness(rounds)) >= method.rounds:
+                break
+    return _summarize(rounds, trials, method.rounds)
 
 
 def measure_interleaved(
@@ -116,7 +124,7 @@ def measure_interleaved(
     progress: ProgressCallback = ignore_progress,
 ) -> list[Timing]:
     """Times of whole models beside each other: rounds go on until every model ran ``min_runs`` times and for
-    ``min_seconds``. Ratios of these times hold even where the machine itself drifts.
+    ``min_seconds``. Ratios of these times hold even where the machine itself drifts. At least half of the rounds count.
 
     Raises UsageError without sessions or with negative limits.
     """
@@ -128,7 +136,8 @@ def measure_interleaved(
         while not rounds or any(trial.runs < min_runs or trial.seconds < min_seconds for trial in trials):
             rounds.append([trial.round_ns() for trial in trials])
             progress(_share_done(trials, min_seconds, min_runs))
-    return _timings(np.array(rounds), [trial.runs for trial in trials])
+    at_least = (len(rounds) + 1) // 2
+    return _summarize(rounds, trials, max(at_least, _quiet_count(_slowness(rounds))))
 
 
 def scale_timing(timing: Timing, factor: float) -> Timing:
@@ -151,7 +160,7 @@ class _Trial:
         self.total_ns = 0
         session.prepare(random_input(session.input_shape))
         session.invoke()
-        self._runs_per_round, self._warmup_runs = self._affordable(method)
+        self.runs_per_round, self._warmup_runs = self._affordable(method)
 
     def _affordable(self, method: Method) -> tuple[int, int]:
         start = perf_counter_ns()
@@ -170,16 +179,32 @@ class _Trial:
         for _ in range(self._warmup_runs):
             invoke()
         fastest = total = 0
-        for _ in range(self._runs_per_round):
+        for _ in range(self.runs_per_round):
             start = clock()
             invoke()
             elapsed = clock() - start
             total += elapsed
             if not fastest or elapsed < fastest:
                 fastest = elapsed
-        self.runs += self._runs_per_round
+        self.runs += self.runs_per_round
         self.total_ns += total
         return float(fastest)
+
+
+def _slowness(rounds: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+    """How much longer than its own fastest round the median model took, of shape (rounds,)."""
+    rounds_ns = np.maximum(np.array(rounds, dtype=np.float64), 1.0)
+    return np.asarray(np.median(rounds_ns / rounds_ns.min(axis=0), axis=1), dtype=np.float64)
+
+
+def _quiet_count(slowness: NDArray[np.float64]) -> int:
+    return int((slowness <= _QUIET * slowness.min()).sum())
+
+
+def _summarize(rounds: Sequence[Sequence[float]], trials: Sequence[_Trial], kept: int) -> list[Timing]:
+    """Timings of the ``kept`` quietest rounds."""
+    quietest = np.argsort(_slowness(rounds), kind="stable")[:kept]
+    return _timings(np.array(rounds)[quietest], [len(quietest) * trial.runs_per_round for trial in trials])
 
 
 def _timings(rounds_ns: NDArray[np.float64], counts: Sequence[int]) -> list[Timing]:

@@ -43,7 +43,7 @@ Outcome = Classified | Failed
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """Counts and times of a run. ``seconds`` is the wall time from the first image asked for to the last one given,
     decoding included; the latencies are those of running the model on one image, measured, None if none was run. The
-    reading thread competes with them for the processor: for the latency of the model alone, time it with nothing beside."""
+    reading thread competes with them for the processor: the latency of the model alone is what `bench` measures."""
 
     classified_count: int
     failed_count: int

@@ -61,8 +61,8 @@ class DualAscent(PenaltyWeight):
     start_us: float
     budget_us: float
     dense_us: float
-    integral_gain: float = 0.1
-    proportional_gain: float = 10.0
+    integral_gain: float = 0.5
+    proportional_gain: float = 20.0
     anneal: float = 0.4
     multiplier: float = 0.0
 

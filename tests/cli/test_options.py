@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgekit.cli.options import IMAGE_SIZE, INPUT_SHAPE, MAX_DIMENSION, NUMBERS, RUN, SETTING
+from edgekit.cli.options import IMAGE_SIZE, INPUT_SHAPE, MAX_DIMENSION, NUMBERS, RUN, RUN_NAME, SETTING
 
 SIZES = st.integers(1, MAX_DIMENSION)
 
@@ -27,7 +27,7 @@ def test_any_other_text_is_no_image_size(text: str) -> None:
     except click.BadParameter:
         return
     height, width = text.split("x")
-    assert size == (int(height), int(width)) and 1 <= min(size) and max(size) <= MAX_DIMENSION
+    assert size == (int(height), int(width)) and min(size) >= 1 and max(size) <= MAX_DIMENSION
 
 
 @pytest.mark.parametrize("text", ["0x28x28", "1x28x99999", "28x28", "1x28x28x1", "-1x28x28", "1x28x", "axbxc", ""])
@@ -73,3 +73,9 @@ def test_a_run_that_is_not_there_is_refused_with_the_nearest_name(
 
     with pytest.raises(click.BadParameter, match="did you mean first"):
         RUN.convert("frist", None, None)
+
+
+@pytest.mark.parametrize("name", ["", "..", "../first", "a/b", ".hidden", "-x", "a b", "a\n", "x" * 129])
+def test_a_name_that_leads_out_of_the_folder_of_runs_is_refused(name: str) -> None:
+    with pytest.raises(click.BadParameter, match="a name is"):
+        RUN_NAME.convert(name, None, None)

@@ -7,39 +7,17 @@ import io
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from edgekit import runtimes
-from edgekit.codec import encode_model_info
-from edgekit.runtimes import FoldedNetwork, LayerWeights
-from edgekit.types import INPUT, Layer, ModelInfo, NetworkSpec, Preprocessing, UnitSpec
 from tests.cli.conftest import Invoke
+from tests.cli.models import write_brightness_model
 
 
 @pytest.fixture
 def model(invoke: Invoke) -> str:
-    """A model of one dense layer that calls images above half brightness ``light``, others ``dark``."""
-    flatten = UnitSpec(kind="flatten", input_shape=(1, 2, 2), output_shape=(4,))
-    dense = UnitSpec(kind="dense", input_shape=(4,), output_shape=(2,))
-    layers = (Layer(name="flat", unit=flatten, inputs=(INPUT,)), Layer(name="out", unit=dense, inputs=("flat",)))
-    weight = np.array([[-1.0] * 4, [1.0] * 4], dtype=np.float32)
-    spec = NetworkSpec(name="brightness", input_shape=(1, 2, 2), layers=layers)
-    network = FoldedNetwork(spec, {"out": LayerWeights(weight, np.zeros(2, dtype=np.float32))})
-    info = ModelInfo(
-        edgekit_version="0",
-        network="brightness",
-        number_format="fp32",
-        source_hash="0" * 64,
-        target="cpu",
-        runtime="onnx",
-        preprocessing=Preprocessing(input_shape=(1, 2, 2), mean=(0.5,), std=(0.5,)),
-        labels=("dark", "light"),
-    )
-    metadata = {"edgekit": encode_model_info(info)}
-    Path("brightness.onnx").write_bytes(runtimes.get("onnx").write(network, metadata=metadata))
-    return "brightness.onnx"
+    """A real model in the current folder."""
+    return write_brightness_model(Path("brightness.onnx"))
 
 
 def write_image(name: str, brightness: int) -> str:

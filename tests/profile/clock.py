@@ -20,11 +20,15 @@ class Clock:
 class FakeSession(Session):
     """A model whose n-th run takes ``duration_ns(n)``; ``log`` notes every run of any session that shares it."""
 
-    input_shape = (1, 4)
-
     def __init__(
-        self, clock: Clock, duration_ns: Callable[[int], int], name: str = "", log: list[str] | None = None
+        self,
+        clock: Clock,
+        duration_ns: Callable[[int], int],
+        name: str = "",
+        log: list[str] | None = None,
+        input_shape: tuple[int, ...] = (1, 4),
     ) -> None:
+        self.input_shape = input_shape
         self._clock = clock
         self._duration_ns = duration_ns
         self._name = name

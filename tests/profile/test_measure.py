@@ -45,6 +45,28 @@ def test_interruptions_of_some_runs_do_not_change_the_times(clock: Clock) -> Non
     assert timing.p90_us == 50
 
 
+def test_rounds_in_which_the_machine_was_slow_are_repeated(clock: Clock) -> None:
+    in_a_round = 2 * (_METHOD.runs_per_round + _METHOD.warmup_runs)
+    log: list[str] = []
+    sessions = [
+        FakeSession(clock, lambda _: 90_000 if in_a_round < len(log) < 4 * in_a_round else 50_000, name, log)
+        for name in "ab"
+    ]
+
+    timings = measure.measure_sessions(sessions, _METHOD)
+
+    assert [timing.median_us for timing in timings] == [50, 50]
+
+
+def test_a_machine_that_is_never_quiet_ends_the_repetition(clock: Clock) -> None:
+    session = FakeSession(clock, lambda run: 50_000 + 10_000 * run)
+
+    (timing,) = measure.measure_sessions([session], _METHOD)
+
+    assert timing.count == _METHOD.rounds * _METHOD.runs_per_round
+    assert session.run_count < 2 + 3 * _METHOD.rounds * (_METHOD.runs_per_round + _METHOD.warmup_runs) + 1
+
+
 def test_a_slow_warm_up_is_not_timed(clock: Clock) -> None:
     runs_per_round = _METHOD.runs_per_round + _METHOD.warmup_runs
     session = FakeSession(clock, lambda run: 700_000 if (run - 2) % runs_per_round == 0 else 50_000)

@@ -55,9 +55,8 @@ class _ExactRuntime(Runtime):
     def load(self, model: bytes, threads: int = 1) -> Session:
         network = msgspec.json.decode(model, type=NetworkSpec)
         self.loaded.append(network)
-        session = FakeSession(self._clock, lambda _: int(_network_ns(network) * self.slowness))
-        session.input_shape = (1, *network.input_shape)
-        return session
+        shape = (1, *network.input_shape)
+        return FakeSession(self._clock, lambda _: int(_network_ns(network) * self.slowness), input_shape=shape)
 
     def metadata(self, model: bytes) -> dict[str, str]:
         return {}

@@ -1,7 +1,7 @@
 """Loading and running TFLite models with LiteRT or tflite-runtime, and asking which kernels run.
 
-How models are written is in ``writer``. Damaged files are refused, by LiteRT itself or by ``structure``; what a file that was
-made to attack an interpreter does to it is not known here: such files belong in a process of their own.
+How models are written is in ``writer``. Damaged files are refused, by LiteRT itself or by ``structure``; a file that
+was made to attack an interpreter may still reach it, and belongs in a process of its own.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def _import_backend(name: str) -> Backend:
         _probe(interpreter)
     except (ImportError, AttributeError, SystemError) as error:
         raise UsageError(
-            f"the package {package!r} is installed and makes no interpreter: {_first_line(error)}",
+            f"the package {package!r} is installed and makes no interpreter: {error.__cause__ or error}",
             "tflite-runtime needs numpy 1: pip install 'numpy<2', or pip install 'edgekit[tflite]'",
         ) from error
     return Backend(package, metadata.version(package), interpreter, verifies=name == "litert")
