@@ -209,19 +209,18 @@ class _ProgressLines:
 @contextmanager
 def _bars(stream: TextIO) -> Iterator[ProgressCallback]:
     from rich.console import Console
-    from rich.markup import escape
     from rich.progress import BarColumn, TaskID, TaskProgressColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bars
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     tasks: dict[str, TaskID] = {}
-    with Bars(*columns, TextColumn("{task.fields[values]}"), console=Console(file=stream)) as bars:
+    with Bars(*columns, TextColumn("{task.fields[values]}", markup=False), console=Console(file=stream)) as bars:
 
         def report(progress: Progress) -> None:
             task = tasks.get(progress.stage)
             if task is None:
-                task = tasks[progress.stage] = bars.add_task(escape(progress.stage), values="")
-            values = escape("  ".join(f"{name} {value}" for name, value in progress.values.items()))
+                task = tasks[progress.stage] = bars.add_task(progress.stage, values="")
+            values = "  ".join(f"{name} {value}" for name, value in progress.values.items())
             bars.update(task, completed=progress.done, total=progress.total or None, values=values)
 
         yield report

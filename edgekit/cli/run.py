@@ -5,6 +5,7 @@ Reading, preprocessing and running is the work of ``edgekit.run``; here outcomes
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -49,13 +50,22 @@ def run(
 
     with (
         _progress(ui, output) as progress,
-        classify(model, inputs, threads=threads, top=top, progress=progress) as found,
+        classify(model, inputs, threads=threads, top=top, lines=_standard_input(), progress=progress) as found,
     ):
         results = _deliver(ui, found, text_format, top, output)
         summary = found.summary()
     data = {"results": results, "summary": summary, "output": output}
     problems = _problems(summary)
     return Result(data, notes=(_summary_line(summary),), problems=problems, exit_code=3 if problems else 0)
+
+
+def _standard_input() -> Iterator[str]:
+    """Paths, one per line, as the file system spells them.
+
+    Not from sys.stdin: Ctrl-C would find its lock held by the thread that reads ahead, and the interpreter aborts then.
+    """
+    with open(0, "rb", closefd=False) as stream:
+        yield from (os.fsdecode(line.removesuffix(b"\n")) for line in stream)
 
 
 def _deliver(

@@ -1,0 +1,1 @@
+"""How a device is reached: the local machine today; every transport behind one interface."""

@@ -177,6 +177,25 @@ class Gates(nn.Module):
         return multipliers
 
 
+@torch.no_grad()
+def drop_probabilities(gates: Gates) -> dict[str, float]:
+    """By layer, the learned probability that one of its output channels is dropped: its group's, or its block's."""
+    structure = gates.structure
+    keep = gates.keep_probabilities()
+    result: dict[str, float] = {}
+    for layer in structure.spec.layers:
+        space = structure.output_space[layer.name]
+        stays = 1.0
+        if space in gates.offsets:
+            start = gates.offsets[space]
+            stays = float(keep[start : start + structure.spaces[space].group_count].mean())
+        for block in structure.guards(layer.name):
+            stays *= float(keep[gates.group_total + block])
+        if space in gates.offsets or structure.guards(layer.name):
+            result[layer.name] = min(1.0, max(0.0, 1.0 - stays))
+    return result
+
+
 def _starts(counts: list[int]) -> list[int]:
     starts, total = [], 0
     for count in counts:

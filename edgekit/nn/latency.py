@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from edgekit.nn.structure import Structure
 
@@ -54,8 +55,9 @@ class LatencyModel:
             padded[index, : grid.us.shape[0], : grid.us.shape[1]] = grid.us
         self.padded = padded * scale
         self.input_space, self.output_space = self._space_indices()
-        self.guards = np.array([[b in structure.guards(g.layer) for b in range(len(structure.blocks))] for g in grids])
-        self.guards = self.guards.reshape(len(grids), len(structure.blocks))
+        self.guards = np.zeros((len(grids), len(structure.blocks)), dtype=bool)
+        for index, grid in enumerate(grids):
+            self.guards[index, list(structure.guards(grid.layer))] = True
         self._order = np.arange(len(grids))
         self.levels = np.array([space.group_count if space.is_droppable else 1 for space in structure.spaces])
 
@@ -173,6 +175,7 @@ class _PoissonBinomial(torch.autograd.Function):
         return torch.from_numpy(p[-1])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         """With a = dL/dp_g+1: dL/dc_g = sum_k a[k] (p_g[k - 1] - p_g[k]); dL/dp_g[k] = a[k] + c_g (a[k + 1] - a[k])."""
         c, a = ctx.chances, gradients[0].numpy()

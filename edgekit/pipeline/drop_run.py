@@ -1,4 +1,4 @@
-"""The drop method from a trained dense network to a small one: learn gates, choose within the budget, compare, fine-tune.
+"""The drop method, from a dense network to a small one: learn gates, choose within the budget, compare, fine-tune.
 
 What is timed here is timed on the target; predictions only choose what to time.
 """
@@ -16,12 +16,12 @@ from edgekit.errors import BudgetError
 from edgekit.nn.cut import Choice, cut_network
 from edgekit.nn.estimators import make_estimator
 from edgekit.nn.gates import GateOptions, Gates
-from edgekit.nn.latency import KeptCounts
+from edgekit.nn.latency import KeptCounts, LatencyModel
 from edgekit.nn.network import Network, clone
 from edgekit.pipeline.workspace import Workspace
 from edgekit.train.drop import DropStage, DualAscent, FixedWeight, PenaltyWeight
 from edgekit.train.pricing import choice_from_counts
-from edgekit.train.selection import Candidate, UnitValues, candidates, learned_values
+from edgekit.train.selection import Candidate, UnitValues, candidates, learned_values, smallest_us
 
 MARGIN = 0.985
 """Share of the budget that is aimed at: a measured time may lie a little above its prediction."""
@@ -78,20 +78,22 @@ def learn_gates(work: Workspace, dense: Network, stage: str, penalty_per_ms: flo
     network = clone(dense)
     epochs = max(settings.epochs * settings.search_share, 1e-6)
     recipe = work.recipe(epochs, settings.search_learning_rate, settings.distillation)
-    work.train_stage(stage, network, recipe, teacher=dense, gates=drop)
+    rate_option = "--set search-learning-rate"
+    work.train_stage(stage, network, recipe, teacher=dense, gates=drop, rate_option=rate_option)
     return Searched(network, gates, drop)
 
 
-def run_to_budget(work: Workspace, dense: Network) -> tuple[Trained, Searched]:
-    """The single run: learn gates by dual ascent, choose candidates whose *measured* time fits, train each a little, and
-    fine-tune the best."""
+def run_to_budget(work: Workspace, dense: Network, aim: float = 1.0, suffix: str = "") -> tuple[Trained, Searched]:
+    """The single run: learn gates by dual ascent, choose candidates whose *measured* time fits, train each a little,
+    and fine-tune the best. ``aim``: share of the budget to stay within, lower when an earlier attempt (``suffix`` tells
+    the stages of this one apart) missed it."""
     searched = learn_gates(work, dense, "search")
-    tried = _candidates_in_budget(work, searched)
-    best, network = _best_of_trials(work, searched, dense, tried)
+    tried = _candidates_in_budget(work, searched, aim, f"candidates{suffix}")
+    best, network = _best_of_trials(work, searched, dense, tried, suffix)
     settings = work.settings
     epochs = settings.epochs * (1 - settings.search_share - settings.trial_share)
     recipe = work.recipe(max(epochs, 1e-6), settings.fine_tune_learning_rate, settings.distillation)
-    work.train_stage("fine-tune", network, recipe, teacher=dense)
+    work.train_stage(f"fine-tune{suffix}", network, recipe, teacher=dense)
     return Trained("chosen", network, best.candidate.choice, best.candidate.predicted_us), searched
 
 
@@ -123,19 +125,20 @@ def likely_kept(gates: Gates) -> KeptCounts:
     return KeptCounts(tuple(groups), tuple(bool(x) for x in keep[gates.group_total :]))
 
 
-def _candidates_in_budget(work: Workspace, searched: Searched) -> list[Tried]:
-    """Candidates by every rule, timed beside the dense network, the correction factor moved by what was measured and the
-    choice made again until the learned one lies within the budget and near it."""
-    stored = work.run.finished("candidates")
+def _candidates_in_budget(work: Workspace, searched: Searched, aim: float, stage: str) -> list[Tried]:
+    """Candidates by every rule, timed beside the dense network, the correction factor moved by what was measured and
+    the choice made again until the learned one lies within the budget and near it."""
+    stored = work.run.finished(stage)
     if stored is not None:
         return [_tried_from(item) for item in stored["tried"]]
-    budget_share = work.budget_us / work.baseline_us
+    budget_us = aim * work.budget_us
+    budget_share = budget_us / work.baseline_us
     values = learned_values(searched.gates)
     magnitudes = _magnitudes(work, searched.network)
     model = work.steering
     fitting: dict[str, Tried] = {}
     for attempt in range(work.settings.max_corrections + 1):
-        found = candidates(model, values, budget_share * work.baseline_us * MARGIN, magnitudes)
+        found = candidates(model, values, _aimed_at(model, budget_us), magnitudes)
         timed = _time_beside_dense(work, searched, found)
         for tried in timed:
             if tried.share <= budget_share and _is_better(tried, fitting.get(tried.candidate.name)):
@@ -147,15 +150,24 @@ def _candidates_in_budget(work: Workspace, searched: Searched) -> list[Tried]:
             break
         measured_us = learned.share * work.baseline_us
         model = model.scaled_to(measured_us, learned.candidate.predicted_us)
+        if smallest_us(model) > budget_us:
+            break
     # A method that knows no device cannot know which of its candidates fit.
     result = timed if work.settings.latency_source == "macs" else list(fitting.values())
     if not result:
-        smallest = min(tried.measured_us for tried in timed)
+        fastest_us = min(tried.measured_us for tried in timed)
         raise BudgetError(
-            f"no candidate was measured within {work.budget_us:.1f} us; the fastest took {smallest:.1f} us", smallest
+            f"no candidate was measured within {work.budget_us:.1f} us; the fastest took {fastest_us:.1f} us",
+            fastest_us,
+            "raise --budget a little, or choose a smaller --model",
         )
-    work.run.finish("candidates", {"tried": [_tried_to(tried) for tried in result]})
+    work.run.finish(stage, {"tried": [_tried_to(tried) for tried in result]})
     return result
+
+
+def _aimed_at(model: LatencyModel, budget_us: float) -> float:
+    """The budget less its margin, or as much of the margin as the smallest reachable network needs."""
+    return max(budget_us * MARGIN, min(budget_us, smallest_us(model)))
 
 
 def _is_better(tried: Tried, known: Tried | None) -> bool:
@@ -169,7 +181,7 @@ def _time_beside_dense(work: Workspace, searched: Searched, found: Sequence[Cand
 
 
 def _best_of_trials(
-    work: Workspace, searched: Searched, dense: Network, tried: Sequence[Tried]
+    work: Workspace, searched: Searched, dense: Network, tried: Sequence[Tried], suffix: str
 ) -> tuple[Tried, Network]:
     """Train each candidate for its share of the trial epochs; the most accurate on the validation split goes on."""
     networks = [_cut(work, searched, item.candidate.choice) for item in tried]
@@ -179,7 +191,7 @@ def _best_of_trials(
     epochs = settings.epochs * settings.trial_share / len(tried)
     recipe = work.recipe(max(epochs, 1e-6), settings.fine_tune_learning_rate, settings.distillation)
     scores = [
-        work.train_stage(f"trial-{item.candidate.name}", network, recipe, teacher=dense)["accuracy"]
+        work.train_stage(f"trial-{item.candidate.name}{suffix}", network, recipe, teacher=dense)["accuracy"]
         for item, network in zip(tried, networks, strict=True)
     ]
     best = int(np.argmax(scores))

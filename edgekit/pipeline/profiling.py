@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.codec import read_profile, replace_profile, write_profile
+from edgekit.errors import BadInputError
 from edgekit.nn.structure import Structure
 from edgekit.profile import measure_profile, read_machine
 from edgekit.runtimes import get
@@ -63,6 +64,8 @@ def profile_network(
     method = method or Method()
     path = path or default_profile_path(target, runtime)
     existing = read_profile(path) if path.exists() and not force else None
+    if existing is not None:
+        _check_source(existing, path, target, runtime)
     units = [unit for number_format in formats for unit in priced_units(structure, number_format)]
     known = {timing.unit for timing in existing.units} if existing else set()
     missing = [unit for unit in dict.fromkeys(units) if unit not in known]
@@ -84,6 +87,17 @@ def profile_network(
         progress=progress,
     )
     return Profiled(write_profile(path, profile), path, len(missing))
+
+
+def _check_source(profile: Profile, path: Path, target: Target, runtime: RuntimeName) -> None:
+    """Refuse the times of another device or runtime: where none is missing, nothing else would look."""
+    threads = target.runtimes[runtime].threads if runtime in target.runtimes else profile.threads
+    if (profile.target, profile.runtime, profile.threads) != (target.name, runtime, threads):
+        raise BadInputError(
+            f"{path}: holds times of {profile.target} on {profile.runtime} with {profile.threads} threads, "
+            f"not of {target.name} on {runtime} with {threads}",
+            "give another --profile, or none: then it is found or made",
+        )
 
 
 def _whole_networks(structure: Structure, number_format: NumberFormat, method: Method) -> list[NetworkSpec]:

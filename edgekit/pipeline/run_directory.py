@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import msgspec
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
@@ -25,6 +27,8 @@ from edgekit.pipeline.settings import TrainSettings
 from edgekit.train.checkpoint import CheckpointFolder
 
 CONFIG, METRICS, RESULT = "config.json", "metrics.jsonl", "result.json"
+# As `edgekit.files.write_atomic` names what it has not finished.
+_TORN = re.compile(r"\..+\.(json|safetensors|sha256|onnx|tflite)\.[a-z0-9_]{8}")
 
 
 class RunDirectory:
@@ -54,21 +58,26 @@ class RunDirectory:
         return CheckpointFolder(self.path / "checkpoints", stage)
 
     def finished(self, stage: str) -> dict[str, Any] | None:
-        """Facts of a finished stage, or None. Raises BadInputError if they are unreadable."""
+        """Facts of a finished stage, or None. Raises BadInputError if unreadable."""
         path = self._facts_path(stage)
         if not path.exists():
             return None
         try:
             return dict(json.loads(path.read_bytes()))
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise BadInputError(f"{path}: unreadable: {error}", "remove it: the stage is then done again") from error
 
     def tensors(self, stage: str) -> dict[str, Tensor]:
-        """Tensors of a finished stage."""
-        return load_tensors(self._tensors_path(stage).read_bytes())
+        """Tensors of a finished stage. Raises BadInputError if unreadable."""
+        path = self._tensors_path(stage)
+        try:
+            return load_tensors(path.read_bytes())
+        except (OSError, SafetensorError) as error:
+            hint = f"remove {self._facts_path(stage)}: the stage is then done again"
+            raise BadInputError(f"{path}: unreadable: {error}", hint) from error
 
     def finish(self, stage: str, facts: dict[str, Any], tensors: dict[str, Tensor] | None = None) -> None:
-        """Store a stage: tensors first, facts last, so that facts alone say that it is done; then drop its checkpoints."""
+        """Store a stage: tensors first, facts last (they alone say that it is done); then drop its checkpoints."""
         if tensors is not None:
             plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
             write_atomic(self._tensors_path(stage), save_tensors(plain))
@@ -76,7 +85,7 @@ class RunDirectory:
         self.checkpoints(stage).clear()
 
     def append_metrics(self, values: dict[str, float | int | str]) -> None:
-        """Add one line to metrics.jsonl. A kill can tear the last line; readers skip it, and the next one starts anew."""
+        """Add one line to metrics.jsonl. A kill can tear the last line; readers skip it, the next one starts anew."""
         with (self.path / METRICS).open("ab") as stream:
             if stream.tell() and not _ends_with_newline(self.path / METRICS):
                 stream.write(b"\n")
@@ -107,6 +116,7 @@ def open_run(path: Path, settings: TrainSettings, resume: bool) -> Iterator[RunD
             _check_same(path / CONFIG, settings)
         else:
             write_atomic(path / CONFIG, msgspec.json.format(msgspec.json.encode(settings), indent=2))
+        _remove_torn(path)
         torch.set_num_threads(settings.threads)
         yield run
 
@@ -131,6 +141,13 @@ def _check_same(config: Path, settings: TrainSettings) -> None:
             f"{config.parent} was begun with {name} = {before[name]!r}, not {now[name]!r}",
             "resume with the same options, or choose another --name",
         )
+
+
+def _remove_torn(path: Path) -> None:
+    """Files that were being written when an earlier process was killed; the lock says that nobody writes them now."""
+    for found in path.rglob(".*"):
+        if _TORN.fullmatch(found.name) and found.is_file():
+            found.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -22,12 +22,13 @@ Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Settings of one run. ``epochs`` is the length of the dense training, and again of search and fine-tuning together;
-    ``search_share`` and ``trial_share`` are parts of the latter (learning the gates; comparing candidates).
+    """Settings of one run. ``epochs`` is the length of the dense training, and again of search and fine-tuning
+    together; ``search_share`` and ``trial_share`` are parts of the latter (learning the gates; comparing candidates).
 
     ``dense_from``: a run with the same model, data and seed whose dense network is taken instead of training one.
     ``penalty_sweep``: lambdas per millisecond; if given, one model is trained for each and the one nearest to the
     budget is chosen, in place of the single run by dual ascent.
+    ``checkpoint_seconds``: least time between two checkpoints; a killed run loses about that much.
     """
 
     model: str
@@ -62,6 +63,7 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     threads: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 1
     profile: str | None = None
     dense_from: str | None = None
+    checkpoint_seconds: Annotated[float, msgspec.Meta(ge=0, le=86400)] = 20.0
 
     def __post_init__(self) -> None:
         parse_budget(self.budget)
@@ -69,6 +71,14 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise UsageError(
                 f"--coefficient-low {self.coefficient_low:g} must be below --coefficient-high {self.coefficient_high:g}"
             )
+        if self.search_share + self.trial_share > 1:
+            raise UsageError(
+                f"search_share {self.search_share:g} and trial_share {self.trial_share:g} are parts of one whole",
+                "their sum is at most 1; what it leaves is for fine-tuning",
+            )
+        names = [f"{penalty:g}" for penalty in self.penalty_sweep]
+        if len(set(names)) < len(names):
+            raise UsageError(f"--lambda-sweep {','.join(names)} names a value twice", "give each value once")
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):

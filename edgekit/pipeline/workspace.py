@@ -1,6 +1,6 @@
 """What every step of a training run needs, made once: data, network, prices, runtime, budget and the run's directory.
 
-Steps live in ``drop_run`` and ``training_run``; here they find their inputs, and the short cuts to train, time and store.
+Steps live in ``drop_run`` and ``training_run``; here are their inputs, and the short cuts to train, time and store.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
 
 from edgekit import targets
 from edgekit.codec import read_profile, replace_profile
@@ -75,18 +76,26 @@ class Workspace:
         recipe: Recipe,
         teacher: Network | None = None,
         gates: GateStage | None = None,
+        rate_option: str = "--set fine-tune-learning-rate",
     ) -> dict[str, Any]:
         """Train ``network`` as the stage ``stage``, or take its stored result; returns the stage's facts: accuracy and
         loss on the validation split, and what the gates show."""
         done = self.run.finished(stage)
         if done is not None:
             network.load_state_dict({n: t for n, t in self.run.tensors(stage).items() if not n.startswith("gates:")})
-            network.eval()
+            # The layout that training leaves behind: another one adds the same numbers in another order.
+            network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             if gates is not None:
                 gates.restore(_gate_tensors(self.run.tensors(stage)), done["gates"])
             return done
         options = StageOptions(
-            stage, self.settings.seed, self.run.checkpoints(stage), 20.0, self.progress, self.run.append_metrics
+            name=stage,
+            seed=self.settings.seed,
+            checkpoints=self.run.checkpoints(stage),
+            checkpoint_seconds=self.settings.checkpoint_seconds,
+            progress=self.progress,
+            metrics=self.run.append_metrics,
+            rate_option=rate_option,
         )
         fit(network, self.train, recipe, options, teacher, gates)
         facts: dict[str, Any] = {"accuracy": evaluate(network, self.validation, self.precision)}
@@ -112,7 +121,7 @@ def augmentation_for(settings: TrainSettings, dataset: Dataset) -> Augmentation:
 
 
 def prepare(settings: TrainSettings, run: RunDirectory, progress: ProgressCallback) -> Workspace:
-    """Read the data, build and profile the network, time it, and see that the budget can be met: before any training."""
+    """Read the data, build, profile and time the network, and see that the budget can be met: before any training."""
     dataset = load(settings.data, seed=settings.seed, image_size=settings.image_size, limit=settings.limit)
     initial = make_network(settings.model, dataset.input_shape, dataset.class_count, settings.seed).eval()
     structure = analyse(initial.spec, settings.group_size)
@@ -123,8 +132,10 @@ def prepare(settings: TrainSettings, run: RunDirectory, progress: ProgressCallba
     baseline_us, budget_us = _budget(settings, run, initial, runtime, target)
     latency = measured_latency(structure, prices, settings.number_format)
     latency = latency.scaled_to(baseline_us, latency.latency_us(latency.full()))
+    steering = mac_latency(structure, baseline_us) if settings.latency_source == "macs" else latency
     if settings.method == "drop":
         check_reachable(latency, budget_us)
+        check_reachable(steering, budget_us)
     return Workspace(
         settings=settings,
         run=run,
@@ -138,7 +149,7 @@ def prepare(settings: TrainSettings, run: RunDirectory, progress: ProgressCallba
         runtime=runtime,
         prices=prices,
         latency=latency,
-        steering=mac_latency(structure, baseline_us) if settings.latency_source == "macs" else latency,
+        steering=steering,
         baseline_us=baseline_us,
         budget_us=budget_us,
         precision=hardware_precision(),

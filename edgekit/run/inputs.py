@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import glob
 import os
-import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -58,8 +57,10 @@ def find_images(inputs: Iterable[str], lines: Iterable[str] | None = None) -> It
 
 
 def _standard_input() -> Iterator[str]:
-    # File names are bytes: decoded as the file system does it, any of them can be named.
-    return (os.fsdecode(line.removesuffix(b"\n")) for line in sys.stdin.buffer)
+    # Not sys.stdin: an interpreter that ends while the reading thread holds its lock aborts. And file names are bytes:
+    # decoded as the file system does it, any of them can be named.
+    with open(0, "rb", closefd=False) as stream:
+        yield from (os.fsdecode(line.removesuffix(b"\n")) for line in stream)
 
 
 def _pattern_images(pattern: str) -> Iterator[ImageSource | Failed]:

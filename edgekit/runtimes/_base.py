@@ -1,4 +1,4 @@
-"""What a runtime is to the rest of edgekit: it writes a network as a file, loads such a file, runs it and names the kernels.
+"""What a runtime is to the rest of edgekit: it writes networks as files, loads and runs them, names the kernels.
 
 One file per implementation beside this one (``onnx/``, ``tflite/``); all of them pass tests/runtimes/conformance.py.
 Nothing here imports a runtime.

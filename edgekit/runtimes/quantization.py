@@ -6,6 +6,7 @@ Real value = scale * (code - zero point), as in Jacob et al. 2018 (arXiv:1712.05
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,7 @@ _WEIGHT_LIMIT = 127
 _BIAS_LIMIT = 2.0**30
 _SMALLEST_MULTIPLIER = 2.0**-20
 _LARGEST_MULTIPLIER = 256.0
+_CAN_SATURATE = ("conv", "dense", "scale", "add", "global_average_pool")
 _KEEPS_CODES = ("max_pool", "average_pool", "flatten")
 
 
@@ -79,16 +81,33 @@ def tensor_quantization(low: float, high: float, activation: Activation = "none"
 def network_quantization(spec: NetworkSpec, ranges: Ranges) -> dict[str, TensorQuantization]:
     """The coding of the network's input and of every layer's output, by name.
 
-    Pooling and flattening keep the codes of what they read: neither runtime has kernels that would change them.
+    Pooling and flattening keep the codes of what they read: not every runtime has kernels that would change them. A
+    layer that only an activation reads gets the coding of the activation, whose work its saturation then does.
     Raises UsageError for a range that is missing or not finite.
     """
     result = {INPUT: tensor_quantization(*_range(ranges, INPUT))}
+    saturating = {layer.inputs[0]: layer for layer in saturated_activations(spec)}
     for layer in spec.layers:
         if layer.unit.kind in _KEEPS_CODES:
             result[layer.name] = result[layer.inputs[0]]
         else:
-            result[layer.name] = tensor_quantization(*_range(ranges, layer.name), layer.unit.activation)
+            coded_like = saturating.get(layer.name, layer)
+            result[layer.name] = tensor_quantization(*_range(ranges, coded_like.name), coded_like.unit.activation)
     return result
+
+
+def saturated_activations(spec: NetworkSpec) -> list[Layer]:
+    """The activation layers that need no operator in int8, because they alone read a layer that can saturate for them."""
+    readers = Counter(name for layer in spec.layers for name in layer.inputs)
+    kinds = {layer.name: layer.unit.kind for layer in spec.layers}
+    return [
+        layer
+        for layer in spec.layers
+        if layer.unit.kind == "activation"
+        and layer.unit.activation != "none"
+        and readers[layer.inputs[0]] == 1
+        and kinds.get(layer.inputs[0]) in _CAN_SATURATE
+    ]
 
 
 def quantize_per_channel(

@@ -1,0 +1,1 @@
+"""Search over structures and bit-widths; not built yet."""

@@ -1,4 +1,4 @@
-"""Batches for training: which samples, in which order, augmented how. Evaluation reads the same tensors without augmentation.
+"""Batches for training: which samples, in which order, augmented how; evaluation reads the same tensors as they are.
 
 Reading data from files is in ``edgekit.data``; here everything is already in memory.
 """
@@ -36,8 +36,11 @@ class Split:
     def inputs(self, indices: Tensor | slice) -> Tensor:
         """Normalised float32 inputs of some samples, channels last in memory where they are images."""
         batch = self.samples[indices]
-        scaled = batch.float().div_(255) if batch.dtype == torch.uint8 else batch.float()
-        scaled = scaled.sub_(self.mean).div_(self.std)
+        # A slice is a view: without a copy, normalising floats in place would change the data set itself.
+        scaled = batch.to(torch.float32, copy=True)
+        if batch.dtype == torch.uint8:
+            scaled.div_(255)
+        scaled.sub_(self.mean).div_(self.std)
         return scaled.contiguous(memory_format=torch.channels_last) if scaled.dim() == 4 else scaled
 
 

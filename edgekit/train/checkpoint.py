@@ -6,6 +6,7 @@ What is in a state is decided in ``loop``; here it is only named tensors and a s
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from edgekit.files import sha256_bytes, write_atomic
 
 KEPT = 2
+_STEP_DIGITS = 9
 
 
 @dataclass(frozen=True)
@@ -34,36 +36,42 @@ class CheckpointFolder:
         self.folder, self.stage = folder, stage
 
     def save(self, snapshot: Snapshot) -> None:
-        """Write a snapshot, then forget all but the newest two."""
+        """Write a snapshot, then forget all but the newest two.
+
+        Checkpoints of later steps go too: training that stands before them could not read them.
+        """
         tensors = {name: tensor.detach().contiguous() for name, tensor in snapshot.tensors.items()}
         facts = json.dumps({"step": snapshot.step, **snapshot.facts})
         data = save_tensors(tensors, metadata={"edgekit": facts})
-        path = self.folder / f"{self.stage}-{snapshot.step:09d}.safetensors"
+        path = self.folder / f"{self.stage}-{snapshot.step:0{_STEP_DIGITS}d}.safetensors"
         self.folder.mkdir(parents=True, exist_ok=True)
         # The hash goes last: a file without one was cut off while being written.
         write_atomic(path, data)
         write_atomic(path.with_suffix(".sha256"), f"{sha256_bytes(data)}\n".encode())
-        for old in self._paths()[:-KEPT]:
-            old.with_suffix(".sha256").unlink(missing_ok=True)
-            old.unlink(missing_ok=True)
+        paths = self._paths()
+        kept = paths[: paths.index(path) + 1][-KEPT:]
+        self._remove(other for other in paths if other not in kept)
 
     def newest(self) -> Snapshot | None:
         """The newest checkpoint whose hash is right; None if there is none."""
         for path in reversed(self._paths()):
             data = path.read_bytes()
             mark = path.with_suffix(".sha256")
-            if mark.exists() and mark.read_text().strip() == sha256_bytes(data):
+            if mark.exists() and mark.read_bytes().strip() == sha256_bytes(data).encode():
                 return _parse(data)
         return None
 
     def clear(self) -> None:
         """Remove all checkpoints of the stage: its result is stored elsewhere."""
-        for path in self._paths():
+        self._remove(self._paths())
+
+    def _remove(self, paths: Iterable[Path]) -> None:
+        for path in paths:
             path.with_suffix(".sha256").unlink(missing_ok=True)
             path.unlink(missing_ok=True)
 
     def _paths(self) -> list[Path]:
-        return sorted(self.folder.glob(f"{self.stage}-*.safetensors"))
+        return sorted(self.folder.glob(f"{self.stage}-{'[0-9]' * _STEP_DIGITS}.safetensors"))
 
 
 def _parse(data: bytes) -> Snapshot:

@@ -1,4 +1,4 @@
-"""Learning drop probabilities beside the weights: the penalty, its weight (fixed or by dual ascent), and the gates' steps.
+"""Learning drop probabilities beside the weights: the penalty, its weight (fixed, or by dual ascent), the gates' steps.
 
 Source: patent CN110533172A (loss = task + lambda * sum |d_i t_i|); the Lagrange multiplier and the trunk gates are
 edgekit's own. What is kept in the end is decided in ``selection``.
@@ -32,7 +32,7 @@ class PenaltyWeight(ABC):
         """Numbers for a checkpoint."""
         return {}
 
-    def restore(self, facts: dict[str, Any]) -> None:
+    def restore(self, facts: dict[str, Any]) -> None:  # noqa: B027 - a fixed weight has no state
         """Take back what `state` gave."""
 
 
@@ -105,7 +105,7 @@ class DropStage:
     def before_backward(self, step: int, task: Tensor, evaluate: Callable[[GateSample], Tensor]) -> Tensor | None:
         if self._drawn is None:
             return None
-        z, uniform = self._drawn
+        _, uniform = self._drawn
         logits = self.gates.unit_logits()
 
         def loss_of(other: Tensor) -> Tensor:

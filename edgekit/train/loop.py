@@ -74,7 +74,8 @@ class GateStage(Protocol):
 
 @dataclass
 class StageOptions:
-    """Where a stage stands in a run: its name, its seed, and who is told about it."""
+    """Where a stage stands in a run: its name, its seed, and who is told about it. ``checkpoint_seconds``: the least
+    time between two checkpoints, 0 for one after every step; ``rate_option``: what sets the learning rate."""
 
     name: str
     seed: int
@@ -83,6 +84,7 @@ class StageOptions:
     progress: ProgressCallback = ignore_progress
     metrics: MetricsCallback = field(default=lambda _: None)
     metrics_every: int = 20
+    rate_option: str = "--learning-rate"
 
 
 def total_steps(split: Split, recipe: Recipe) -> int:
@@ -106,7 +108,7 @@ def fit(
 ) -> None:
     """Train ``network`` in place on ``split`` for the whole stage, resuming from its newest checkpoint.
 
-    Raises TrainingDivergedError when the loss is not finite; the last good checkpoint stays.
+    Raises TrainingDivergedError when the loss, a weight or a gate is not finite; the last good checkpoint stays.
     """
     network.train()
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -125,11 +127,17 @@ def fit(
             group["lr"] = learning_rate_at(recipe, step, total)
         loss, accuracy = _train_step(network, split, recipe, stage, teacher, gates, optimizer, step, total)
         if not math.isfinite(loss):
-            raise _diverged(stage, recipe, step, loss)
+            raise _diverged(stage, recipe, step, f"the loss became {loss}")
         _tell(stage, recipe, split, step, total, loss, accuracy, gates)
-        if stage.checkpoints is not None and time.monotonic() - saved > stage.checkpoint_seconds:
-            stage.checkpoints.save(_snapshot(network, optimizer, gates, step + 1))
-            saved = time.monotonic()
+        is_due = stage.checkpoints is not None and time.monotonic() - saved >= stage.checkpoint_seconds
+        if is_due or step + 1 == total:
+            snapshot = _snapshot(network, optimizer, gates, step + 1)
+            # A finite loss can leave infinite gradients: such weights must neither be kept nor handed on.
+            if (name := _not_finite(snapshot)) is not None:
+                raise _diverged(stage, recipe, step, f"{name} became infinite or NaN")
+            if is_due and stage.checkpoints is not None:
+                stage.checkpoints.save(snapshot)
+                saved = time.monotonic()
     network.eval()
 
 
@@ -160,20 +168,22 @@ def _train_step(
         loss = loss + gates.penalty(step, total) + (with_grad if with_grad is not None else 0.0)
         gates.zero_grad()
     optimizer.zero_grad()
-    loss.backward()
-    value = float(task.detach())
-    if math.isfinite(value):
-        optimizer.step()
-        if gates is not None:
-            gates.update()
-    return value, float((logits.detach().argmax(1) == labels).float().mean())
+    loss.backward()  # type: ignore[no-untyped-call]
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        return value, 0.0
+    optimizer.step()
+    if gates is not None:
+        gates.update()
+    return float(task.detach()), float((logits.detach().argmax(1) == labels).float().mean())
 
 
 def _teacher_logits(teacher: Network | None, inputs: Tensor, recipe: Recipe) -> Tensor | None:
     if teacher is None or recipe.distillation == 0:
         return None
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
-        return teacher(inputs).float()
+        logits: Tensor = teacher(inputs)
+    return logits.float()
 
 
 def _loss(logits: Tensor, labels: Tensor, soft: Tensor | None, recipe: Recipe) -> Tensor:
@@ -206,9 +216,7 @@ def hardware_precision() -> str:
     return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
 
 
-def _resume(
-    network: Network, optimizer: torch.optim.Optimizer, stage: StageOptions, gates: GateStage | None
-) -> int:
+def _resume(network: Network, optimizer: torch.optim.Optimizer, stage: StageOptions, gates: GateStage | None) -> int:
     snapshot = stage.checkpoints.newest() if stage.checkpoints is not None else None
     if snapshot is None:
         return 0
@@ -218,16 +226,17 @@ def _resume(
         parts[part][rest] = tensor
     network.load_state_dict(parts["network"])
     state = optimizer.state_dict()
-    state["state"] = {int(index): {"momentum_buffer": value} for index, value in parts["momentum"].items()}
+    parameters = optimizer.param_groups[0]["params"]
+    # In the memory layout of its parameter, or the next step adds the same numbers in another order.
+    momentum = {int(index): torch.empty_like(parameters[int(index)]).copy_(v) for index, v in parts["momentum"].items()}
+    state["state"] = {index: {"momentum_buffer": value} for index, value in momentum.items()}
     optimizer.load_state_dict(state)
     if gates is not None:
         gates.restore(parts["gates"], dict(snapshot.facts))
     return snapshot.step
 
 
-def _snapshot(
-    network: Network, optimizer: torch.optim.Optimizer, gates: GateStage | None, step: int
-) -> Snapshot:
+def _snapshot(network: Network, optimizer: torch.optim.Optimizer, gates: GateStage | None, step: int) -> Snapshot:
     tensors = {f"network:{name}": value for name, value in network.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         if state.get("momentum_buffer") is not None:
@@ -240,11 +249,21 @@ def _snapshot(
     return Snapshot(step, tensors, facts)
 
 
-def _diverged(stage: StageOptions, recipe: Recipe, step: int, loss: float) -> TrainingDivergedError:
-    kept = "; the last good checkpoint is kept" if stage.checkpoints is not None else ""
+def _not_finite(snapshot: Snapshot) -> str | None:
+    """Name of a tensor or number of the state that holds NaN or infinity; None if there is none."""
+    for name, tensor in snapshot.tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            return name.replace(":", " ")
+    numbers = ((name, value) for name, value in snapshot.facts.items() if isinstance(value, float))
+    return next((name for name, value in numbers if not math.isfinite(value)), None)
+
+
+def _diverged(stage: StageOptions, recipe: Recipe, step: int, what: str) -> TrainingDivergedError:
+    last = stage.checkpoints.newest() if stage.checkpoints is not None else None
+    kept = f"; the checkpoint before step {last.step} is kept" if last is not None else ""
     return TrainingDivergedError(
-        f"the loss became {loss} at step {step} of stage {stage.name!r}{kept}",
-        f"lower --learning-rate (now {recipe.learning_rate:g}), or look for NaN in the data",
+        f"{what} at step {step} of stage {stage.name!r}{kept}",
+        f"lower {stage.rate_option} (now {recipe.learning_rate:g}), or look for outliers in the data",
     )
 
 

@@ -26,7 +26,7 @@ def widths_of(structure: Structure, space: int) -> tuple[int, ...]:
 
 
 def unit_grid(structure: Structure, layer: Layer) -> list[list[UnitSpec]]:
-    """The units of a layer at all widths: rows by input space, columns by output space; one row if they are the same."""
+    """The units of a layer at all widths: rows by input space, columns by output space; one row if these are one."""
     source, target = structure.input_space[layer.name], structure.output_space[layer.name]
     outputs = widths_of(structure, target)
     if source == target:

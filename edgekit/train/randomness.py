@@ -1,4 +1,4 @@
-"""All randomness of training, derived from (seed, stage, step): nothing to save, so a resumed run draws the same numbers.
+"""All randomness of training, from (seed, stage, step): nothing to save, so a resumed run draws the same numbers.
 
 No generator lives longer than one step or one epoch.
 """

@@ -56,8 +56,8 @@ class Candidate:
 
 
 def learned_values(gates: Gates) -> UnitValues:
-    """Value of each unit from its learned keep probability q: log-odds (plus a bonus) where the unit is more likely kept
-    than not, and almost nothing below: those only fill what the budget leaves over.
+    """Value of each unit from its learned keep probability q: log-odds (plus a bonus) where the unit is more likely
+    kept than not, and almost nothing below: those only fill what the budget leaves over.
 
     Log-odds, not probabilities: a sum of probabilities would delete the expensive blocks first.
     """
@@ -89,13 +89,29 @@ def magnitude_order(structure: Structure, scores: Sequence[FloatVector]) -> list
 
 def check_reachable(model: LatencyModel, budget_us: float) -> None:
     """Raise BudgetError, with the smallest reachable latency, if nothing that can be dropped gets below the budget."""
-    smallest_us = min(model.latency_us(kept) for kept in _corner_choices(model))
-    if smallest_us > budget_us:
+    fastest_us = smallest_us(model)
+    if fastest_us > budget_us:
         raise BudgetError(
-            f"a budget of {budget_us:.1f} us cannot be met: the smallest reachable latency is {smallest_us:.1f} us",
-            smallest_us,
+            f"a budget of {budget_us:.1f} us cannot be met: the smallest reachable latency is {fastest_us:.1f} us",
+            fastest_us,
             "raise --budget, choose a smaller --model, or another --format or --runtime",
         )
+
+
+def smallest_us(model: LatencyModel) -> float:
+    """The smallest latency that can be reached, in microseconds."""
+    return model.latency_us(fastest_choice(model))
+
+
+def fastest_choice(model: LatencyModel) -> KeptCounts:
+    """The choice of the smallest latency, as far as single steps from the best of the smallest networks lead."""
+    fastest = min(_corner_choices(model), key=model.latency_us)
+    latency_us = model.latency_us(fastest)
+    while True:
+        other = min((*_steps(model, fastest, -1), *_steps(model, fastest, +1)), key=model.latency_us, default=fastest)
+        if model.latency_us(other) >= latency_us:
+            return fastest
+        fastest, latency_us = other, model.latency_us(other)
 
 
 def _corner_choices(model: LatencyModel) -> Iterator[KeptCounts]:
@@ -121,24 +137,22 @@ def select(model: LatencyModel, values: UnitValues, budget_us: float, starts: Se
         if kept is not None and model.latency_us(kept) <= budget_us
     ]
     if not improved:
-        improved = [_exchange(model, values, budget_us, min(_corner_choices(model), key=model.latency_us))]
+        improved = [_exchange(model, values, budget_us, fastest_choice(model))]
     return max(improved, key=lambda kept: values.total(model.structure, kept))
 
 
 def uniform_choices(model: LatencyModel, budget_us: float, inner_only: bool = False) -> KeptCounts | None:
     """The widest choice within the budget that keeps the same share of every space (or of those inside blocks)."""
-    best, best_us = None, -math.inf
     spaces = model.structure.spaces
-    for share in np.linspace(0.02, 1.0, 99):
+    for share in np.linspace(1.0, 0.02, 99):
         groups = []
         for space in spaces:
             touched = space.is_droppable and not (inner_only and space.is_trunk)
             groups.append(max(1, round(share * space.group_count)) if touched else space.group_count)
         kept = KeptCounts(tuple(groups), (True,) * len(model.structure.blocks))
-        latency_us = model.latency_us(kept)
-        if best_us < latency_us <= budget_us:
-            best, best_us = kept, latency_us
-    return best
+        if model.latency_us(kept) <= budget_us:
+            return kept
+    return None
 
 
 def candidates(

@@ -45,7 +45,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help='print {"rows": [...], "machine": {...}}')
     parser.add_argument("--quick", action="store_true", help="one seed, one budget, few samples: within a minute")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--budgets", type=int, nargs="+", default=[70, 50, 35], help="percent of the dense network's time")
+    parser.add_argument(
+        "--budgets", type=int, nargs="+", default=[70, 50, 35], help="percent of the dense network's time"
+    )
     parser.add_argument("--epochs", type=float, default=4.0, help="of the dense network, and again of the drop method")
     parser.add_argument("--limit", type=int, default=None, help="use that many samples")
     parser.add_argument("--model", default="resnet14")

@@ -5,11 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+import edgekit
 from tests.cli.conftest import Invoke
 from tests.cli.models import write_brightness_model
 
@@ -71,3 +76,23 @@ def test_a_file_that_is_no_model_is_bad_input(invoke: Invoke) -> None:
     Path("model.onnx").write_bytes(b"no model")
 
     assert invoke("run", "model.onnx", "a.png", "--json").exit_code == 3
+
+
+def test_ctrl_c_while_it_waits_for_names_ends_with_130_and_one_json_object(model: str) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgekit.cli.main", "run", model, "-", "--json"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(edgekit.__file__).parents[1])},
+    )
+    assert process.stdin and process.stderr
+    process.stdin.write("missing.png\n")
+    process.stdin.flush()
+    assert process.stderr.readline().startswith("run")
+
+    process.send_signal(signal.SIGINT)
+
+    stdout, _ = process.communicate(timeout=60)
+    assert (process.returncode, json.loads(stdout)["errors"][0]["code"]) == (130, "interrupted")

@@ -107,3 +107,9 @@ def test_a_subsample_keeps_the_proportions() -> None:
     kept = subsample(_labels([600, 300, 100]), 100, seed=0)
 
     assert np.bincount(_labels([600, 300, 100])[kept]).tolist() == pytest.approx([60, 30, 10], abs=1)
+
+
+def test_fractions_that_round_up_still_leave_one_sample_to_train() -> None:
+    parts = _split([3], validation=0.3, test=0.6)
+
+    assert [len(parts.train), len(parts.validation), len(parts.test)] == [1, 1, 1]

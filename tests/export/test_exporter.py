@@ -124,8 +124,8 @@ def test_a_measured_time_can_be_put_into_a_checked_model(
 
 def test_a_description_with_another_accuracy_is_refused(trained: Trained, runtime: Runtime, info: ModelInfo) -> None:
     prepared = prepared_model(trained, runtime, info)
-    with pytest.raises(UsageError, match=r"accuracy 1\.0"):
-        with_info(prepared, msgspec.structs.replace(prepared.info, accuracy=1.0))
+    with pytest.raises(UsageError, match=r"accuracy 0\.25"):
+        with_info(prepared, msgspec.structs.replace(prepared.info, accuracy=0.25))
 
 
 def test_content_that_computes_something_else_is_not_kept(

@@ -141,6 +141,14 @@ def nested_block(graph: Graph, name: str, x: str) -> str:
     return graph.add(f"{name}.add", y, x, activation="relu6")
 
 
+def nested_network() -> NetworkSpec:
+    """A block inside a block on a trunk of four channels: eight units in groups of two channels."""
+    graph = Graph((1, 4, 4))
+    x = nested_block(graph, "outer", graph.conv("stem", INPUT, 4))
+    graph.dense("classifier", graph.global_pool("pool", x), 2, activation="none")
+    return graph.spec()
+
+
 def separable_pair(graph: Graph, name: str, x: str) -> str:
     """A depthwise convolution and a pointwise one."""
     return graph.conv(f"{name}.pointwise", graph.depthwise(f"{name}.depthwise", x), 5, kernel=1, activation="relu6")

@@ -82,16 +82,17 @@ class EstimatorConformance:
         is_pathwise = estimator.draw(logits, uniform).requires_grad
         assert is_pathwise == (_score(estimator, logits, uniform) is None)
 
-    def test_a_skipped_unit_sends_no_gradient_back(self, estimator: Estimator) -> None:
+    def test_a_dropped_unit_may_be_left_out_if_and_only_if_it_sends_no_gradient_back(
+        self, estimator: Estimator
+    ) -> None:
         logits = LOGITS.clone().requires_grad_()
         z = estimator.draw(logits, draw_noise(1, seed=5)[0])
-        if not (estimator.skips_exactly and z.requires_grad):
-            pytest.skip("only for estimators that skip units and are differentiated")
 
-        (gradient,) = torch.autograd.grad(z.sum(), logits)
+        gradient = torch.autograd.grad(z.sum(), logits)[0] if z.requires_grad else torch.zeros_like(z)
 
-        assert bool((z == 0).any())
-        assert float(gradient[z == 0].abs().max()) == 0
+        is_dropped = z.detach() < 1e-9
+        assert bool(is_dropped.any())
+        assert estimator.skips_exactly == (not gradient[is_dropped].any())
 
     def test_restored_memory_gives_the_same_next_gradient(self, estimator: Estimator) -> None:
         noise = draw_noise(6, seed=6)
@@ -104,14 +105,13 @@ class EstimatorConformance:
         first, second = (_score(each, LOGITS, noise[5]) for each in (estimator, other))
         assert (first is None and second is None) or torch.equal(first, second)
 
-    def test_the_mean_gradient_is_exact_if_it_claims_to_be(self, estimator: Estimator) -> None:
-        if not estimator.is_unbiased:
-            pytest.skip("a biased estimator, by its own word; tests/benchmarks/estimators.py prints the bias")
+    def test_its_mean_gradient_is_exact_if_and_only_if_it_claims_to_be(self, estimator: Estimator) -> None:
         problem = TenUnits()
 
         estimates = problem.sampled_gradients(estimator, draw_noise(8_000, seed=7))
 
-        assert float(_standard_scores(estimates, problem.exact_gradient(estimator)).abs().max()) < 3
+        scores = _standard_scores(estimates, problem.exact_gradient(estimator))
+        assert estimator.is_unbiased == (float(scores.abs().max()) < 3)
 
 
 class TestHardConcrete(EstimatorConformance):
@@ -130,14 +130,6 @@ class TestStraightThrough(EstimatorConformance):
         z = estimator.draw(LOGITS, draw_noise(50, seed=8))
 
         assert set(z.round(decimals=12).unique().tolist()) == {0.0, 1.0}
-
-    def test_a_dropped_unit_still_gets_a_gradient(self, estimator: Estimator) -> None:
-        logits = LOGITS.clone().requires_grad_()
-        z = estimator.draw(logits, draw_noise(1, seed=5)[0])
-
-        (gradient,) = torch.autograd.grad(z.sum(), logits)
-
-        assert bool((gradient[z < 0.5] > 0).all())
 
 
 class TestArm(EstimatorConformance):

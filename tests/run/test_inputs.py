@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import os
-import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -76,10 +75,25 @@ def test_a_dash_reads_one_path_per_line_in_place() -> None:
     ]
 
 
-def test_standard_input_may_hold_names_that_are_no_utf8(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\xff.png\nlast.png")))
+def test_standard_input_may_hold_names_that_are_no_utf8(tmp_path: Path) -> None:
+    (tmp_path / "names").write_bytes(b"a\xff.png\nlast.png")
 
-    assert [os.fsencode(name) for name in _names(["-"])] == [b"a\xff.png", b"last.png"]
+    with _standard_input_from(tmp_path / "names"):
+        names = _names(["-"])
+
+    assert [os.fsencode(name) for name in names] == [b"a\xff.png", b"last.png"]
+
+
+@contextmanager
+def _standard_input_from(path: Path) -> Iterator[None]:
+    kept = os.dup(0)
+    try:
+        with path.open("rb") as stream:
+            os.dup2(stream.fileno(), 0)
+            yield
+    finally:
+        os.dup2(kept, 0)
+        os.close(kept)
 
 
 def test_an_empty_name_is_not_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

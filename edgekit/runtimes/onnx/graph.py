@@ -12,7 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.runtimes._base import FoldedNetwork, Ranges
-from edgekit.runtimes.quantization import TensorQuantization, network_quantization, quantize_per_channel
+from edgekit.runtimes.quantization import (
+    TensorQuantization,
+    network_quantization,
+    quantize_per_channel,
+    saturated_activations,
+)
 from edgekit.types import INPUT, Layer, Shape
 
 
@@ -124,6 +129,7 @@ class QuantizedTensors(Tensors):
         self._graph = graph
         self._network = network
         self._quantization = network_quantization(network.spec, ranges)
+        self._saturated = {layer.name for layer in saturated_activations(network.spec)}
         self._codes = {INPUT: self._quantize(INPUT, INPUT)}
 
     def read(self, layer: Layer, position: int) -> str:
@@ -154,7 +160,10 @@ class QuantizedTensors(Tensors):
         return self._dequantize(name, self._quantize(name, tensor))
 
     def publish(self, layer: Layer, tensor: str) -> None:
-        """Quantize the layer's result."""
+        """Quantize the layer's result; an activation that is saturation alone has the codes of what it reads."""
+        if layer.name in self._saturated:
+            self._codes[layer.name] = self._codes[layer.inputs[0]]
+            return
         self._codes[layer.name] = self._quantize(layer.name, tensor)
 
     def finish(self, output: str) -> None:

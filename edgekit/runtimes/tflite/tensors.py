@@ -13,7 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.runtimes._base import FoldedNetwork, Ranges
-from edgekit.runtimes.quantization import QuantizedWeights, network_quantization, quantize_per_channel
+from edgekit.runtimes.quantization import (
+    QuantizedWeights,
+    network_quantization,
+    quantize_per_channel,
+    saturated_activations,
+)
 from edgekit.runtimes.tflite.graph import Graph
 from edgekit.types import INPUT, Layer, Shape
 
@@ -56,6 +61,10 @@ class Tensors(ABC):
         """A constant that no value of the tensor ``coded_like`` is below."""
 
     @abstractmethod
+    def needs_operator(self, activation: Layer) -> bool:
+        """Whether an activation layer changes what it reads."""
+
+    @abstractmethod
     def parameters(self, layer: Layer, arrange: Arrangement, channel_axis: int) -> list[int]:
         """The layer's weight, arranged with its output channels along ``channel_axis``, and its bias."""
 
@@ -83,6 +92,10 @@ class FloatTensors(Tensors):
         """The most negative finite float."""
         return self._graph.constant("lowest", np.array(np.finfo(np.float32).min, dtype=np.float32))
 
+    def needs_operator(self, activation: Layer) -> bool:
+        """Always."""
+        return True
+
     def parameters(self, layer: Layer, arrange: Arrangement, channel_axis: int) -> list[int]:
         """Float constants."""
         weights = self._network.weights[layer.name]
@@ -99,6 +112,7 @@ class QuantizedTensors(Tensors):
     def __init__(self, graph: Graph, network: FoldedNetwork, ranges: Ranges) -> None:
         super().__init__(graph, network)
         self._quantization = network_quantization(network.spec, ranges)
+        self._saturated = {layer.name for layer in saturated_activations(network.spec)}
 
     def version(self, operator: str) -> int:
         """The second one for all operators that are not listed."""
@@ -123,6 +137,10 @@ class QuantizedTensors(Tensors):
     def lowest(self, coded_like: str) -> int:
         """The smallest code."""
         return self._graph.constant("lowest", np.array(-128, dtype=np.int8), self._coding(coded_like))
+
+    def needs_operator(self, activation: Layer) -> bool:
+        """Unless saturation does its work."""
+        return activation.name not in self._saturated
 
     def parameters(self, layer: Layer, arrange: Arrangement, channel_axis: int) -> list[int]:
         """Integer constants."""

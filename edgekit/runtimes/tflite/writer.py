@@ -206,6 +206,8 @@ def _channels_first(writer: _Writer, layer: Layer, tensor: int) -> int:
 
 
 def _activation(writer: _Writer, layer: Layer, tensor: int) -> int:
+    if not writer.tensors.needs_operator(layer):
+        return tensor
     if layer.unit.activation == "none":
         return writer.reshape(layer.name, layer.name, tensor, channels_last(layer.unit.output_shape))
     return writer.operator(layer.unit.activation.upper(), [tensor], writer.result(layer))
