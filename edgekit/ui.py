@@ -201,9 +201,9 @@ class _ProgressLines:
         if progress.stage == self._stage and now - self._written_at < _LINE_INTERVAL_SECONDS:
             return
         self._stage, self._written_at = progress.stage, now
-        share = f" {progress.done / progress.total:.0%}" if progress.total else ""
+        share = f"{progress.done / progress.total:.0%}" if progress.total else f"{progress.done:g}"
         values = "".join(f"  {name} {value}" for name, value in progress.values.items())
-        self._write(f"{progress.stage}{share}{values}")
+        self._write(f"{progress.stage} {share}{values}")
 
 
 @contextmanager

@@ -80,6 +80,13 @@ def test_without_a_terminal_each_stage_is_told_once(capsys: pytest.CaptureFixtur
     assert (captured.out, captured.err) == ("", "dense 25%  loss 0.5\nsearch 25%  loss 0.5\n")
 
 
+def test_a_stage_of_unknown_length_is_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    with Output(as_json=False, debug=False).progress() as progress:
+        progress(Progress(stage="run", done=3, total=0))
+
+    assert capsys.readouterr().err == "run 3\n"
+
+
 @given(st.lists(st.tuples(st.text("ab ", max_size=5), st.text("12", max_size=5)), max_size=4))
 def test_columns_of_a_plain_table_begin_and_end_in_line(rows: list[tuple[str, str]]) -> None:
     lines = list(plain_table(Table(("left", "right"), tuple(rows), right=frozenset({"right"}))))

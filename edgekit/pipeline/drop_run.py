@@ -126,43 +126,58 @@ def likely_kept(gates: Gates) -> KeptCounts:
 
 
 def _candidates_in_budget(work: Workspace, searched: Searched, aim: float, stage: str) -> list[Tried]:
-    """Candidates by every rule, timed beside the dense network, the correction factor moved by what was measured and
-    the choice made again until the learned one lies within the budget and near it."""
+    """Candidates to be compared by training, or the stored ones of a resumed run."""
     stored = work.run.finished(stage)
     if stored is not None:
         return [_tried_from(item) for item in stored["tried"]]
+    if work.settings.latency_source == "macs":
+        # A method that knows no device cannot know which of its candidates fit.
+        found = candidates(
+            work.steering, learned_values(searched.gates), aim * work.budget_us, _magnitudes(work, searched.network)
+        )
+        tried = _time_beside_dense(work, searched, found)
+    else:
+        tried = _measured_in_budget(work, searched, aim)
+    work.run.finish(stage, {"tried": [_tried_to(item) for item in tried]})
+    return tried
+
+
+def _measured_in_budget(work: Workspace, searched: Searched, aim: float) -> list[Tried]:
+    """Candidates by every rule, timed beside the dense network, the correction factor moved by what was measured and
+    the choice made again until the learned one lies within the budget and near it.
+
+    Those far below the budget are left out where others are near it: they give accuracy away.
+    """
     budget_us = aim * work.budget_us
     budget_share = budget_us / work.baseline_us
-    values = learned_values(searched.gates)
-    magnitudes = _magnitudes(work, searched.network)
+    values, magnitudes = learned_values(searched.gates), _magnitudes(work, searched.network)
     model = work.steering
     fitting: dict[str, Tried] = {}
-    for attempt in range(work.settings.max_corrections + 1):
+    for _ in range(work.settings.max_corrections + 1):
         found = candidates(model, values, _aimed_at(model, budget_us), magnitudes)
         timed = _time_beside_dense(work, searched, found)
         for tried in timed:
             if tried.share <= budget_share and _is_better(tried, fitting.get(tried.candidate.name)):
                 fitting[tried.candidate.name] = tried
         learned = timed[0]
-        if work.settings.latency_source == "macs" or attempt == work.settings.max_corrections:
-            break
         if LOWEST_SHARE * budget_share <= learned.share <= budget_share:
             break
-        measured_us = learned.share * work.baseline_us
-        model = model.scaled_to(measured_us, learned.candidate.predicted_us)
+        model = model.scaled_to(learned.share * work.baseline_us, learned.candidate.predicted_us)
         if smallest_us(model) > budget_us:
             break
-    # A method that knows no device cannot know which of its candidates fit.
-    result = timed if work.settings.latency_source == "macs" else list(fitting.values())
-    if not result:
-        fastest_us = min(tried.measured_us for tried in timed)
-        raise BudgetError(
-            f"no candidate was measured within {work.budget_us:.1f} us; the fastest took {fastest_us:.1f} us",
-            fastest_us,
-            "raise --budget a little, or choose a smaller --model",
-        )
-    work.run.finish(stage, {"tried": [_tried_to(tried) for tried in result]})
-    return result
+    if not fitting:
+        raise _none_fits(work, timed)
+    near = [tried for tried in fitting.values() if tried.share >= LOWEST_SHARE * budget_share]
+    return near or list(fitting.values())
+
+
+def _none_fits(work: Workspace, timed: Sequence[Tried]) -> BudgetError:
+    fastest_us = min(tried.measured_us for tried in timed)
+    return BudgetError(
+        f"no candidate was measured within {work.budget_us:.1f} us; the fastest took {fastest_us:.1f} us",
+        fastest_us,
+        "raise --budget a little, or choose a smaller --model",
+    )
 
 
 def _aimed_at(model: LatencyModel, budget_us: float) -> float:

@@ -46,7 +46,7 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     learning_rate: Positive = 0.1
     search_learning_rate: Positive = 0.02
     fine_tune_learning_rate: Positive = 0.05
-    gate_learning_rate: Positive = 0.1
+    gate_learning_rate: Positive = 0.05
     distillation: Share = 0.5
     augmentation: Augmentation | Literal["auto"] = "auto"
     scope: Scope = "unit"

@@ -97,7 +97,7 @@ def network_quantization(spec: NetworkSpec, ranges: Ranges) -> dict[str, TensorQ
 
 
 def saturated_activations(spec: NetworkSpec) -> list[Layer]:
-    """The activation layers that need no operator in int8, because they alone read a layer that can saturate for them."""
+    """The activation layers that need no operator in int8: they alone read a layer that can saturate for them."""
     readers = Counter(name for layer in spec.layers for name in layer.inputs)
     kinds = {layer.name: layer.unit.kind for layer in spec.layers}
     return [

@@ -61,9 +61,9 @@ class DualAscent(PenaltyWeight):
     start_us: float
     budget_us: float
     dense_us: float
-    integral_gain: float = 0.5
+    integral_gain: float = 0.2
     proportional_gain: float = 20.0
-    anneal: float = 0.4
+    anneal: float = 0.6
     multiplier: float = 0.0
 
     def at(self, expected_us: float, step: int, total: int) -> float:
@@ -84,7 +84,7 @@ class DualAscent(PenaltyWeight):
 class DropStage:
     """The gates of one training stage, as the training loop sees them (`loop.GateStage`)."""
 
-    def __init__(self, gates: Gates, weight: PenaltyWeight, seed: int, stage: str, learning_rate: float = 0.1) -> None:
+    def __init__(self, gates: Gates, weight: PenaltyWeight, seed: int, stage: str, learning_rate: float = 0.05) -> None:
         self.gates, self.weight = gates, weight
         self.seed, self.stage = seed, stage
         self.optimizer = torch.optim.Adam(gates.parameters(), lr=learning_rate, betas=(0.9, 0.99))

@@ -1,6 +1,6 @@
 """What gates cost in a training step, and what dropped blocks give back: ratios of step times in one process.
 
-Bounds: all gates with the expected-latency penalty at most 1.10 x the plain step; half the blocks dropped at most 0.65 x.
+Bounds: all gates with the expected-latency penalty at most 1.10 x the plain step, half the blocks dropped 0.65 x.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ class Step:
 
     def __init__(self, gates: Gates | None, draw: Callable[[Gates], GateSample] | None) -> None:
         spec = named_network(MODEL, INPUT_SHAPE, CLASS_COUNT)
-        self.network = Network(spec).to(memory_format=torch.channels_last).train()
+        self.network = Network(spec).train()
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = torch.optim.SGD(self.network.parameters(), 1e-3, momentum=0.9, weight_decay=5e-4)
         self.gates, self.draw = gates, draw
         self.gate_optimizer = torch.optim.Adam(gates.parameters(), 1e-3) if gates is not None else None
@@ -68,7 +69,7 @@ class Step:
             logits = self.network(self.images, sample)
         loss = F.cross_entropy(logits.float(), self.labels) + self._penalty()
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         self._update_gates()
 

@@ -1,4 +1,4 @@
-"""What every test of nn runs with: one thread, since tiny operators lose more by waiting for each other than they gain."""
+"""What every test of nn runs with: one thread, since tiny operators lose more by waiting than they gain."""
 
 from __future__ import annotations
 

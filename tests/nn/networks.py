@@ -210,8 +210,8 @@ def random_network(spec: NetworkSpec, seed: int = 0) -> Network:
         if name.endswith("bias") or "batch_norms" in name:
             nn.init.uniform_(parameter, -1, 1)
     for norm in network.batch_norms.values():
-        norm.running_mean.uniform_(-0.5, 0.5)  # type: ignore[operator, union-attr]
-        norm.running_var.uniform_(0.5, 2)  # type: ignore[operator, union-attr]
+        norm.running_mean.uniform_(-0.5, 0.5)  # type: ignore[operator]
+        norm.running_var.uniform_(0.5, 2)  # type: ignore[operator]
     return network.eval()
 
 

@@ -157,21 +157,19 @@ def test_kept_units_are_multiplied_by_the_high_coefficient() -> None:
 
 
 @settings(max_examples=15)
-@given(user_specs(), st.sampled_from(["hard-concrete"]), st.integers(0, 1000))
-def test_the_gradient_of_the_loss_reaches_the_logits(spec: NetworkSpec, estimator: str, seed: int) -> None:
+@given(user_specs(), st.integers(0, 1000))
+def test_the_gradient_of_the_loss_reaches_the_logits(spec: NetworkSpec, seed: int) -> None:
     structure = analyse(spec, group_size=2)
-    gates = _make_gates(structure, estimator)
+    gates = _make_gates(structure)
     network, images = random_network(spec).double(), random_images(spec, count=2).double()
     uniform = torch.rand(gates.unit_count, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
     def loss(logits: Tensor) -> Tensor:
         return network(images, gates.sample_of(gates.estimator.draw(logits, uniform))).square().sum()
 
-    # Away from the kinks of ReLU, where there is no gradient to compare with.
     direction = torch.randn(gates.unit_count, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    logits = gates.unit_logits().detach().double().requires_grad_()
+    logits, step = gates.unit_logits().detach().double().requires_grad_(), 1e-6
     (gradient,) = torch.autograd.grad(loss(logits), logits)
-    step = 1e-6
     difference = float((loss(logits + step * direction) - loss(logits - step * direction)).detach()) / (2 * step)
     assert float(gradient @ direction) == pytest.approx(difference, rel=1e-3, abs=1e-3)
 
@@ -198,7 +196,7 @@ def test_the_expected_penalty_is_the_mean_over_all_states(scope: Scope, estimato
 
     expected_us = _enumerate_penalty_us(gates, gates.keep_probabilities().detach())
 
-    assert float(gates.expected_penalty_us()) == pytest.approx(expected_us, rel=1e-12)
+    assert float(gates.expected_penalty_us().detach()) == pytest.approx(expected_us, rel=1e-12)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.0, 2.0), (0.25, 1.0), (-0.5, 0.75), (-1.0, 0.0)])
@@ -207,7 +205,7 @@ def test_the_penalty_of_other_coefficients_is_the_mean_over_all_states(low: floa
 
     expected_us = _enumerate_penalty_us(gates, gates.keep_probabilities().detach())
 
-    assert float(gates.expected_penalty_us()) == pytest.approx(expected_us, rel=1e-12)
+    assert float(gates.expected_penalty_us().detach()) == pytest.approx(expected_us, rel=1e-12)
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-0.5, 0.75), (0.2, 3.0)])
@@ -223,7 +221,7 @@ def test_the_penalty_of_blocks_is_the_sum_of_coefficient_times_time(low: float, 
     for keep, t_i in zip(gates.keep_probabilities().tolist(), t, strict=True):
         expected_us += keep * abs(high * t_i) + (1 - keep) * abs(low * t_i)
 
-    assert float(gates.expected_penalty_us()) == pytest.approx(expected_us, rel=1e-12)
+    assert float(gates.expected_penalty_us().detach()) == pytest.approx(expected_us, rel=1e-12)
 
 
 @pytest.mark.parametrize("scope", SCOPES)
@@ -253,11 +251,11 @@ def _random_logits(gates: Gates) -> Gates:
 
 
 def test_a_network_without_blocks_has_an_expected_latency() -> None:
-    gates = _make_gates(analyse(multilayer_perceptron([4], (5,), 3), group_size=2))
+    gates = _random_logits(_make_gates(analyse(multilayer_perceptron([4, 6], (5,), 3), group_size=2)))
 
-    gates.expected_latency().backward()
+    expected_us = _enumerate_penalty_us(gates, gates.keep_probabilities().detach())
 
-    assert bool((gates.logits.grad > 0).all())
+    assert float(gates.expected_latency().detach()) == pytest.approx(expected_us, rel=1e-12)
 
 
 def test_open_gates_expect_the_dense_latency() -> None:

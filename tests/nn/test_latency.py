@@ -1,4 +1,4 @@
-"""The latency of a choice is the sum of its grids, its expectation the mean over all states, and smoothing keeps ends."""
+"""The latency of a choice is the sum of its grids, its expectation the mean over all states; smooth grids keep ends."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _enumerate(model: LatencyModel, keep_groups: Sequence[Sequence[float]], keep
         probability = np.prod([c if kept else 1 - c for c, kept in zip(chances, state, strict=True)])
         bits = iter(state)
         groups = [max(1, sum(next(bits) for _ in range(count))) if count else 1 for count in counts]
-        total += probability * model.latency_us(KeptCounts(tuple(groups), tuple(map(bool, bits))))
+        total += float(probability) * model.latency_us(KeptCounts(tuple(groups), tuple(map(bool, bits))))
     return total
 
 

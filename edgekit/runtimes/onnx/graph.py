@@ -58,6 +58,10 @@ class Tensors(ABC):
     """How the layers of a network hand on their results in one number format."""
 
     @abstractmethod
+    def pass_through(self, layer: Layer) -> bool:
+        """Whether ``layer`` needs no node: then its result is from now on what it reads."""
+
+    @abstractmethod
     def read(self, layer: Layer, position: int) -> str:
         """The float tensor that ``layer`` reads as its input number ``position``."""
 
@@ -84,6 +88,10 @@ class FloatTensors(Tensors):
     def __init__(self, graph: Graph, network: FoldedNetwork) -> None:
         self._graph = graph
         self._network = network
+
+    def pass_through(self, layer: Layer) -> bool:
+        """Never: the activation has a node."""
+        return False
 
     def read(self, layer: Layer, position: int) -> str:
         """The result of the layer that is read."""
@@ -132,6 +140,12 @@ class QuantizedTensors(Tensors):
         self._saturated = {layer.name for layer in saturated_activations(network.spec)}
         self._codes = {INPUT: self._quantize(INPUT, INPUT)}
 
+    def pass_through(self, layer: Layer) -> bool:
+        """If it is an activation whose work the saturation of the codes does."""
+        if layer.name in self._saturated:
+            self._codes[layer.name] = self._codes[layer.inputs[0]]
+        return layer.name in self._saturated
+
     def read(self, layer: Layer, position: int) -> str:
         """The dequantized result of the layer that is read; each reader has a node of its own, or fusion fails."""
         return self._dequantize(layer.inputs[position], self._codes[layer.inputs[position]])
@@ -160,10 +174,7 @@ class QuantizedTensors(Tensors):
         return self._dequantize(name, self._quantize(name, tensor))
 
     def publish(self, layer: Layer, tensor: str) -> None:
-        """Quantize the layer's result; an activation that is saturation alone has the codes of what it reads."""
-        if layer.name in self._saturated:
-            self._codes[layer.name] = self._codes[layer.inputs[0]]
-            return
+        """Quantize the layer's result."""
         self._codes[layer.name] = self._quantize(layer.name, tensor)
 
     def finish(self, output: str) -> None:

@@ -36,7 +36,10 @@ def read_metadata(model: bytes) -> dict[str, str]:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     options.log_severity_level = _ERRORS_ONLY + 1
-    return dict(_open(model, options).get_modelmeta().custom_metadata_map)
+    try:
+        return dict(_open(model, options).get_modelmeta().custom_metadata_map)
+    except UnicodeDecodeError as error:
+        raise BadInputError(f"the metadata of the ONNX model is damaged: {error}") from error
 
 
 class OnnxSession(Session):
@@ -98,11 +101,13 @@ def _open(model: bytes, options: Any) -> Any:
         state.NoSuchFile,
         state.NotImplemented,
         state.RuntimeException,
+        UnicodeDecodeError,
     )
     if not model:
         raise BadInputError("the ONNX model is empty")
     try:
-        return onnxruntime.InferenceSession(model, options, providers=_PROVIDERS)
+        # Its fallback would retry the same provider, and print a banner on stdout.
+        return onnxruntime.InferenceSession(model, options, providers=_PROVIDERS, enable_fallback=0)
     except refusals as error:
         raise BadInputError(f"ONNX Runtime cannot load the model: {str(error).splitlines()[0]}") from error
 

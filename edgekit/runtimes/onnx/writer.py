@@ -29,6 +29,8 @@ def write(
     graph = Graph(onnx)
     tensors = _tensors(graph, network, number_format, ranges)
     for layer in network.spec.layers:
+        if tensors.pass_through(layer):
+            continue
         inputs = [tensors.read(layer, position) for position in range(len(layer.inputs))]
         result = _OPERATORS[layer.unit.kind](graph, tensors, layer, inputs)
         tensors.publish(layer, result)

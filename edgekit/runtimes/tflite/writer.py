@@ -242,11 +242,12 @@ def _needed_padding(unit: UnitSpec, axis: int) -> tuple[int, int]:
 
 
 def _same_padding(unit: UnitSpec, axis: int) -> tuple[int, int]:
-    """What TFLite pads in its mode SAME; (-1, -1), which nothing equals, if that gives another output size."""
+    """What TFLite pads in its mode SAME; (-1, -1), which nothing equals, if that mode cannot be used."""
     size, stride = unit.input_shape[1 + axis], unit.stride[axis]
-    if unit.output_shape[1 + axis] != -(-size // stride):
+    total = _reach(unit, axis) - size
+    # Where a stride leaves rows unread the total is negative, and tflite-runtime 2.14 takes it for a huge number.
+    if unit.output_shape[1 + axis] != -(-size // stride) or total < 0:
         return -1, -1
-    total = max(0, _reach(unit, axis) - size)
     return total // 2, total - total // 2
 
 

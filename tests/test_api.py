@@ -1,0 +1,750 @@
+"""edgekit in a training loop of one's own: what gates do to a user's module, and what comes out of it."""
+
+from __future__ import annotations
+
+import copy
+import re
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs torch: pip install 'edgekit[train]'")
+
+from hypothesis import given, settings  # noqa: E402
+from hypothesis import strategies as st  # noqa: E402
+from torch import Tensor, nn  # noqa: E402
+
+import edgekit  # noqa: E402
+from edgekit import errors  # noqa: E402
+from edgekit.api import AttachedGates  # noqa: E402
+from edgekit.nn.network import Network  # noqa: E402
+from edgekit.nn.structure import analyse  # noqa: E402
+from edgekit.nn.trace import trace  # noqa: E402
+from edgekit.profile import PriceTable  # noqa: E402
+from edgekit.run.model import open_model  # noqa: E402
+from edgekit.train.pricing import priced_units  # noqa: E402
+from edgekit.types import (  # noqa: E402
+    Correction,
+    Machine,
+    Method,
+    NumberFormat,
+    Profile,
+    Shape,
+    Timing,
+    UnitSpec,
+    UnitTiming,
+)
+
+GROUP_SIZE = 4
+QUICK = Method(rounds=2, runs_per_round=1, warmup_runs=0, correction_networks=2)
+DOCUMENTATION = Path(__file__).parents[1] / "docs" / "python.md"
+
+
+class Residual(nn.Module):
+    """A branch of two convolutions around a shortcut."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.BatchNorm2d(width),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x + self.branch(x))
+
+
+def residual() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1), Residual(8), Residual(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
+    )
+
+
+def plain() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 12, 2), nn.ReLU(), nn.Flatten(), nn.Linear(12, 3)
+    )
+
+
+def depthwise() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.Conv2d(8, 8, 3, padding=1, groups=8),
+        nn.BatchNorm2d(8),
+        nn.ReLU6(),
+        nn.Conv2d(8, 12, 1),
+        nn.BatchNorm2d(12),
+        nn.ReLU6(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(12, 3),
+    )
+
+
+def perceptron() -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 3)
+    )
+
+
+IMAGE = (1, 6, 6)
+MODELS: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
+    "residual": (residual, IMAGE),
+    "plain": (plain, IMAGE),
+    "depthwise": (depthwise, IMAGE),
+    "perceptron": (perceptron, (6,)),
+}
+every_model = pytest.mark.parametrize("name", MODELS)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(before)
+
+
+def made_up_profile(model: nn.Module, shape: Shape, number_format: NumberFormat = "fp32") -> Profile:
+    """A profile in which every unit takes a microsecond, and another for each thousand multiplications."""
+    units = priced_units(analyse(trace(model, shape).spec, GROUP_SIZE), number_format)
+    return Profile(
+        target="made-up",
+        runtime="onnx",
+        runtime_version="onnxruntime 1.0",
+        machine=Machine(cpu="none", cores=1, architecture="none", kernel="none"),
+        date="2025-01-01T00:00:00+00:00",
+        method=Method(),
+        overhead_us=2.0,
+        units=tuple(made_up_time(unit) for unit in units),
+        corrections={
+            number_format: Correction(overhead_us=2.0, scale=1.0, network_count=9, median_error=0.01, max_error=0.02)
+        },
+    )
+
+
+def made_up_time(unit: UnitSpec) -> UnitTiming:
+    added_us = 1.0 + unit.mac_count / 1000
+    return UnitTiming(unit=unit, framed=exactly(10.0 + added_us), frame=exactly(10.0))
+
+
+def exactly(us: float) -> Timing:
+    return Timing(count=1, median_us=us, p10_us=us, p90_us=us, min_us=us)
+
+
+def with_gates(name: str, **options: object) -> tuple[nn.Module, AttachedGates]:
+    """The model called ``name``, its normalisations away from where they start, with gates to half its time."""
+    make, shape = MODELS[name]
+    model = randomised(make())
+    goal: dict[str, object] = {} if "penalty_per_ms" in options else {"budget": "50%", "steps": 30}
+    arguments = {"group_size": GROUP_SIZE, **goal, **options}
+    return model, edgekit.attach(model, made_up_profile(model, shape), shape, **arguments)  # type: ignore[arg-type]
+
+
+def randomised(model: nn.Module) -> nn.Module:
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
+            nn.init.uniform_(part.weight, 0.5, 1.5)
+            nn.init.normal_(part.bias)
+            part.running_mean = torch.randn_like(part.bias.detach())
+    return model
+
+
+def batch_for(name: str) -> Tensor:
+    return torch.randn(5, *MODELS[name][1])
+
+
+def learn(model: nn.Module, gates: AttachedGates, batch: Tensor, steps: int = 1) -> None:
+    """Train the gates alone, on a task that asks for small outputs."""
+    model.train()
+    for _ in range(steps):
+        (model(batch).square().mean() + gates.penalty()).backward()
+        gates.step()
+
+
+def masked(gates: AttachedGates, batch: Tensor) -> Tensor:
+    """What the dense network computes with everything at zero that was not chosen."""
+    assert gates.choice is not None
+    kept = []
+    for index in gates.learned.droppable:
+        space, channels = gates.structure.spaces[index], gates.choice.channels[index]
+        kept += [set(space.channels_of_group(group)) <= set(channels) for group in range(space.group_count)]
+    kept += [block.add not in gates.choice.dropped for block in gates.structure.blocks]
+    result: Tensor = gates.network.eval()(batch, gates.learned.sample_of(torch.tensor(kept).float()))
+    return result
+
+
+class TestTheModuleStaysTheUsers:
+    @every_model
+    def test_its_parameters_are_the_same_objects(self, name: str) -> None:
+        model = MODELS[name][0]()
+        before = {key: id(value) for key, value in model.named_parameters()}
+
+        edgekit.attach(
+            model,
+            made_up_profile(model, MODELS[name][1]),
+            MODELS[name][1],
+            penalty_per_ms=1.0,
+            group_size=GROUP_SIZE,
+        )
+
+        assert {key: id(value) for key, value in model.named_parameters()} == before
+
+    @every_model
+    def test_its_state_has_the_same_keys(self, name: str) -> None:
+        model, _ = with_gates(name)
+
+        assert list(model.state_dict()) == list(MODELS[name][0]().state_dict())
+
+    @every_model
+    def test_its_output_in_eval_mode_is_unchanged(self, name: str) -> None:
+        model, gates = with_gates(name)
+        batch = batch_for(name)
+        attached = model.eval()(batch)
+
+        gates.detach()
+
+        assert torch.equal(model(batch), attached)
+
+    @every_model
+    def test_detaching_gives_its_own_forward_back(self, name: str) -> None:
+        model, gates = with_gates(name)
+        plain_copy = MODELS[name][0]()
+        plain_copy.load_state_dict(model.state_dict())
+        batch = batch_for(name)
+
+        gates.detach()
+
+        assert torch.equal(model.train()(batch), plain_copy.train()(batch))
+
+    def test_training_flags_are_left_alone(self) -> None:
+        model = residual()
+        model[1].eval()
+        before = [part.training for part in model.modules()]
+
+        edgekit.attach(model, made_up_profile(model, IMAGE), IMAGE, penalty_per_ms=1.0, group_size=GROUP_SIZE)
+
+        assert [part.training for part in model.modules()] == before
+
+    def test_a_forward_of_the_object_itself_comes_back(self) -> None:
+        model = plain()
+        own = nn.Sequential(*model).forward
+        model.forward = own  # type: ignore[method-assign]
+        gates = edgekit.attach(model, made_up_profile(model, IMAGE), IMAGE, penalty_per_ms=1.0, group_size=GROUP_SIZE)
+
+        gates.detach()
+
+        assert model.forward == own
+
+    def test_the_end_of_with_detaches(self) -> None:
+        model, gates = with_gates("plain")
+
+        with gates:
+            pass
+
+        assert "forward" not in model.__dict__
+
+    def test_detaching_twice_is_detaching_once(self) -> None:
+        model, gates = with_gates("plain")
+
+        gates.detach()
+        gates.detach()
+
+        assert "forward" not in model.__dict__
+
+    def test_a_forward_that_was_replaced_since_is_not_thrown_away(self) -> None:
+        model, gates = with_gates("plain")
+        model.forward = lambda x: x  # type: ignore[method-assign]
+
+        with pytest.raises(errors.UsageError, match="replaced after the gates"):
+            gates.detach()
+
+    def test_a_deep_copy_has_gates_of_its_own(self) -> None:
+        model, gates = with_gates("residual")
+        learn(model, gates, batch_for("residual"))
+
+        other = copy.deepcopy(model)
+        nn.init.zeros_(other[-1].weight)
+
+        assert torch.equal(other(batch_for("residual")), other[-1].bias.expand(5, 3))
+        assert not torch.equal(model[-1].weight, other[-1].weight)
+
+
+class TestGatesInTraining:
+    @every_model
+    def test_the_loss_reaches_weights_and_gates(self, name: str) -> None:
+        model, gates = with_gates(name, seed=3)
+        model.train()(batch_for(name)).square().mean().backward()
+
+        assert model.get_parameter("0.weight").grad is not None
+        assert gates.learned.logits.grad is not None and gates.learned.logits.grad.abs().sum() > 0
+
+    def test_a_skipped_block_has_no_gradient(self) -> None:
+        model, gates = with_gates("residual")
+        with torch.no_grad():
+            gates.learned.logits[gates.learned.group_total] = -30.0
+
+        model.train()(batch_for("residual")).sum().backward()
+
+        assert all(parameter.grad is None for parameter in model[1].parameters())
+        assert model[0].weight.grad is not None
+
+    def test_a_skipped_block_does_not_see_the_batch(self) -> None:
+        model, gates = with_gates("residual")
+        with torch.no_grad():
+            gates.learned.logits[gates.learned.group_total] = -30.0
+
+        model.train()(batch_for("residual"))
+
+        counts = [int(block.branch[1].num_batches_tracked) for block in model[1:3]]
+        assert counts[0] == 0
+
+    def test_each_forward_is_another_draw(self) -> None:
+        model, _ = with_gates("residual")
+        batch = batch_for("residual")
+
+        first, second = model.train()(batch), model(batch)
+
+        assert not torch.allclose(first, second)
+
+    def test_the_penalty_alone_brings_the_expected_time_to_the_budget(self) -> None:
+        _, gates = with_gates("residual", steps=60)
+        for _ in range(90):
+            gates.penalty().backward()
+            gates.step()
+
+        assert gates.budget_us is not None
+        assert gates.expected_us <= 1.05 * gates.budget_us < 0.6 * gates.dense_us
+
+    def test_a_fixed_penalty_is_its_weight_times_the_expected_milliseconds(self) -> None:
+        _, gates = with_gates("plain", penalty_per_ms=7.0)
+
+        assert float(gates.penalty().detach()) == pytest.approx(7.0 * gates.expected_us / 1000, rel=1e-5)
+
+    def test_the_penalty_may_be_asked_for_often_in_one_step(self) -> None:
+        _, gates = with_gates("plain", steps=2)
+        gates.penalty().backward()
+        gates.step()
+
+        first, second = float(gates.penalty().detach()), float(gates.penalty().detach())
+
+        assert first == second > 0
+
+    def test_a_step_needs_a_gradient(self) -> None:
+        _, gates = with_gates("plain")
+
+        with pytest.raises(errors.UsageError, match="no gradient"):
+            gates.step()
+
+    def test_a_gradient_that_is_not_finite_changes_nothing(self) -> None:
+        _, gates = with_gates("plain")
+        before = gates.learned.logits.detach().clone()
+        (gates.penalty() * float("inf")).backward()
+
+        gates.step()
+
+        assert torch.equal(gates.learned.logits.detach(), before)
+
+    def test_a_gate_that_is_closed_is_told_as_dropped(self) -> None:
+        _, gates = with_gates("residual")
+        with torch.no_grad():
+            gates.learned.logits[gates.learned.group_total] = -30.0
+
+        assert gates.drop_probabilities()["1.branch.0"] == pytest.approx(1.0, abs=1e-6)
+
+    def test_a_loop_goes_on_from_a_saved_state_as_if_it_had_never_stopped(self) -> None:
+        model, gates = with_gates("residual")
+        batch = batch_for("residual")
+        learn(model, gates, batch, steps=3)
+        saved = copy.deepcopy(gates.state_dict())
+        weights = copy.deepcopy(model.state_dict())
+        learn(model, gates, batch, steps=2)
+
+        other, resumed = with_gates("residual")
+        other.load_state_dict(weights)
+        resumed.load_state_dict(saved)
+        learn(other, resumed, batch, steps=2)
+
+        assert torch.equal(resumed.learned.logits, gates.learned.logits)
+        assert resumed.penalty_weight == gates.penalty_weight
+
+    def test_the_state_is_tensors_and_numbers(self, tmp_path: Path) -> None:
+        model, gates = with_gates("plain")
+        learn(model, gates, batch_for("plain"))
+
+        torch.save(gates.state_dict(), tmp_path / "gates.pt")
+
+        assert torch.load(tmp_path / "gates.pt", weights_only=True)["steps_done"] == 1
+
+    def test_the_state_of_other_gates_is_refused(self) -> None:
+        _, gates = with_gates("plain")
+        _, other = with_gates("residual")
+
+        with pytest.raises(errors.UsageError, match=r"shape \(\d+,\); these gates have"):
+            gates.load_state_dict(other.state_dict())
+
+    def test_dropout_is_warned_of(self) -> None:
+        model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 3))
+
+        with pytest.warns(UserWarning, match="dropout is left out in training: 2"):
+            edgekit.attach(model, made_up_profile(model, (6,)), (6,), penalty_per_ms=1.0, group_size=GROUP_SIZE)
+
+    def test_dropout_of_nothing_is_not_warned_of(self) -> None:
+        model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Dropout(0.0), nn.Linear(16, 3))
+        profile = made_up_profile(model, (6,))
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            gates = edgekit.attach(model, profile, (6,), penalty_per_ms=1.0, group_size=GROUP_SIZE)
+
+        assert gates.learned.unit_count == 4
+
+
+class TestShrink:
+    @every_model
+    def test_it_computes_what_the_masked_network_computes(self, name: str) -> None:
+        model, gates = with_gates(name)
+        batch = batch_for(name)
+        learn(model, gates, batch, steps=5)
+
+        small = edgekit.shrink(model.eval(), gates)
+
+        assert torch.allclose(small(batch), masked(gates, batch), rtol=1e-4, atol=1e-5)
+
+    @every_model
+    def test_it_is_smaller_and_within_the_budget(self, name: str) -> None:
+        model, gates = with_gates(name)
+        learn(model, gates, batch_for(name))
+
+        small = edgekit.shrink(model, gates)
+
+        predicted_us = edgekit.predict(small, made_up_profile(model, MODELS[name][1])).latency_us
+        assert gates.budget_us is not None and predicted_us <= gates.budget_us
+        assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
+
+    @settings(max_examples=25)
+    @given(share=st.integers(1, 100), logits=st.lists(st.floats(-6, 3), min_size=8, max_size=8))
+    def test_any_budget_is_met_or_refused(self, share: int, logits: list[float]) -> None:
+        model, gates, profile = self.residual_with_gates()
+        with torch.no_grad():
+            gates.learned.logits.copy_(torch.tensor(logits))
+        gates.steps_done = 1
+
+        try:
+            small = edgekit.shrink(model, gates, budget=f"{share}%")
+        except errors.BudgetError as error:
+            assert error.smallest_us > gates.dense_us * share / 100
+        else:
+            assert edgekit.predict(small, profile).latency_us <= gates.dense_us * share / 100
+
+    _made: tuple[nn.Module, AttachedGates, Profile] | None = None
+
+    @classmethod
+    def residual_with_gates(cls) -> tuple[nn.Module, AttachedGates, Profile]:
+        """Traced once: it takes longer than a hundred choices."""
+        if cls._made is None:
+            model, gates = with_gates("residual")
+            cls._made = (model, gates, made_up_profile(model, IMAGE))
+        return cls._made
+
+    def test_it_leaves_the_model_as_it_is(self) -> None:
+        model, gates = with_gates("residual")
+        learn(model, gates, batch_for("residual"))
+        before = copy.deepcopy(model.state_dict())
+
+        small = edgekit.shrink(model, gates)
+        for parameter in small.parameters():
+            nn.init.zeros_(parameter)
+
+        assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+    def test_another_budget_can_be_asked_for(self) -> None:
+        model, gates = with_gates("residual")
+        learn(model, gates, batch_for("residual"))
+
+        wide = edgekit.shrink(model, gates, budget="100%")
+
+        assert wide.spec.layers == gates.network.spec.layers
+
+    def test_a_dropped_block_is_gone(self) -> None:
+        model, gates = with_gates("residual", penalty_per_ms=1.0)
+        learn(model, gates, batch_for("residual"))
+        with torch.no_grad():
+            gates.learned.logits[gates.learned.group_total] = -6.0
+
+        small = edgekit.shrink(model, gates)
+
+        assert gates.kept_channels()["1.branch.0"] == 0
+        assert "1.branch.0" not in [layer.name for layer in small.spec.layers]
+
+    def test_what_was_kept_is_not_known_before(self) -> None:
+        _, gates = with_gates("plain")
+
+        with pytest.raises(errors.UsageError, match="nothing is chosen yet"):
+            gates.kept_channels()
+
+    def test_gates_that_have_learned_nothing_are_warned_of(self) -> None:
+        model, gates = with_gates("plain")
+
+        with pytest.warns(UserWarning, match="never called"):
+            edgekit.shrink(model, gates)
+
+    def test_gates_of_another_model_are_refused(self) -> None:
+        _, gates = with_gates("plain")
+
+        with pytest.raises(errors.UsageError, match="another model"):
+            edgekit.shrink(plain(), gates)
+
+    def test_the_result_can_be_shrunk_again(self) -> None:
+        model, gates = with_gates("residual")
+        learn(model, gates, batch_for("residual"))
+        small = edgekit.shrink(model, gates, budget="80%")
+
+        again = edgekit.attach(small, made_up_profile(model, IMAGE), penalty_per_ms=1.0, group_size=GROUP_SIZE)
+        learn(small, again, batch_for("residual"))
+        smaller = edgekit.shrink(small, again, budget="70%")
+
+        assert smaller.spec.mac_count < small.spec.mac_count
+
+
+class TestWhatIsRefused:
+    def test_an_operator_that_cannot_be_traced_is_named(self) -> None:
+        model = nn.Sequential(nn.Linear(6, 16), nn.GELU(), nn.Linear(16, 3))
+
+        with pytest.raises(errors.UnsupportedModelError, match=r"aten\.gelu in '1'"):
+            edgekit.attach(model, made_up_profile(perceptron(), (6,)), (6,), penalty_per_ms=1.0)
+
+    def test_a_module_that_computes_something_else_when_it_is_traced(self) -> None:
+        class TwoFaced(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.first, self.second = nn.Linear(6, 3), nn.Linear(6, 3)
+
+            def forward(self, x: Tensor) -> Tensor:
+                result: Tensor = (self.first if torch.compiler.is_exporting() else self.second)(x)
+                return result
+
+        with pytest.raises(errors.UnsupportedModelError, match="differs from the module by"):
+            edgekit.predict(TwoFaced(), made_up_profile(perceptron(), (6,)), (6,))
+
+    def test_a_model_in_which_nothing_can_be_dropped(self) -> None:
+        model = nn.Linear(6, 3)
+
+        with pytest.raises(errors.UnsupportedModelError, match="nothing of 'Linear' can be dropped"):
+            edgekit.attach(model, made_up_profile(model, (6,)), (6,), penalty_per_ms=1.0)
+
+    def test_a_second_set_of_gates(self) -> None:
+        model, _ = with_gates("plain")
+
+        with pytest.raises(errors.UsageError, match="has gates already"):
+            edgekit.attach(model, made_up_profile(plain(), IMAGE), IMAGE, penalty_per_ms=1.0)
+
+    def test_a_budget_that_nothing_meets_before_any_training(self) -> None:
+        with pytest.raises(errors.BudgetError, match="cannot be met") as caught:
+            with_gates("plain", budget="1%")
+
+        assert caught.value.smallest_us > 0
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"budget": None}, "needs a budget or penalty_per_ms"),
+            ({"penalty_per_ms": 1.0, "budget": "50%"}, "and not both"),
+            ({"steps": None}, "needs steps"),
+            ({"steps": 0}, "it is 0"),
+            ({"budget": "fast"}, "'fast' is no budget"),
+            ({"penalty_per_ms": -1.0}, "penalty_per_ms is -1.0"),
+            ({"penalty_per_ms": float("inf")}, "penalty_per_ms is inf"),
+            ({"estimator": "arm"}, "allowed are hard-concrete and straight-through"),
+            ({"coefficients": (1.0, 0.0)}, "low must be below high"),
+        ],
+    )
+    def test_settings_that_mean_nothing(self, options: dict[str, object], message: str) -> None:
+        with pytest.raises(errors.UsageError, match=message):
+            with_gates("plain", **options)
+
+    def test_a_profile_of_another_model(self) -> None:
+        model = plain()
+
+        with pytest.raises(errors.BadInputError, match="has no time in the profile") as caught:
+            edgekit.attach(model, made_up_profile(perceptron(), (6,)), IMAGE, penalty_per_ms=1.0)
+
+        assert "profile_model" in str(caught.value.hint)
+
+    def test_a_module_without_an_input_shape(self) -> None:
+        with pytest.raises(errors.UsageError, match="input shape of Sequential is not known"):
+            edgekit.predict(plain(), made_up_profile(plain(), IMAGE))
+
+
+class TestTimes:
+    def test_a_prediction_is_that_of_the_profile(self) -> None:
+        model = plain()
+        profile = made_up_profile(model, IMAGE)
+
+        predicted = edgekit.predict(model, profile, IMAGE)
+
+        assert predicted == PriceTable(profile).network(trace(model, IMAGE).spec)
+
+    def test_a_prediction_does_not_depend_on_gates(self) -> None:
+        model, gates = with_gates("plain")
+
+        assert edgekit.predict(model, made_up_profile(plain(), IMAGE)).latency_us == pytest.approx(gates.dense_us)
+
+    def test_a_model_is_timed_whole(self) -> None:
+        pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+        pytest.importorskip("onnx", reason="writing ONNX models needs the package onnx")
+
+        timing = edgekit.measure(plain(), IMAGE, min_seconds=0.01)
+
+        assert timing.count >= 50 and timing.min_us <= timing.median_us
+
+    def test_a_target_that_is_elsewhere_cannot_be_timed(self, tmp_path: Path) -> None:
+        target = tmp_path / "pi.toml"
+        target.write_text(
+            'name = "pi"\ndescription = "a board"\ntransport = "ssh"\naddress = "pi"\n[runtimes.onnx]\nthreads = 1\n'
+        )
+
+        with pytest.raises(errors.DeviceError, match="reached by ssh"):
+            edgekit.measure(plain(), IMAGE, target=str(target))
+
+    def test_a_profile_is_measured_once(self, tmp_path: Path) -> None:
+        pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+        pytest.importorskip("onnx", reason="writing ONNX models needs the package onnx")
+        path = tmp_path / "profile.json"
+        first = edgekit.profile_model(perceptron(), (6,), path=path, method=QUICK, group_size=GROUP_SIZE)
+
+        second = edgekit.profile_model(perceptron(), (6,), path=str(path), method=QUICK, group_size=GROUP_SIZE)
+
+        assert second == first == edgekit.read_profile(path)
+
+
+class TestExport:
+    def test_the_suffix_names_the_runtime(self, tmp_path: Path) -> None:
+        pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+        pytest.importorskip("onnx", reason="writing ONNX models needs the package onnx")
+        model, gates = with_gates("plain")
+        learn(model, gates, batch_for("plain"))
+        small = edgekit.shrink(model, gates)
+        path = tmp_path / "small.onnx"
+
+        edgekit.export_model(
+            small,
+            path,
+            test_images=torch.randn(8, *IMAGE),
+            test_labels=torch.zeros(8).long(),
+            class_names=("cat", "dog", "owl"),
+            profile=made_up_profile(model, IMAGE),
+            timing=exactly(7.0),
+        )
+
+        info = open_model(path).info
+        assert (info.runtime, info.labels, info.measured_us) == ("onnx", ("cat", "dog", "owl"), 7.0)
+        assert info.predicted_us == edgekit.predict(small, made_up_profile(model, IMAGE)).latency_us
+
+    def test_int8_for_tflite(self, tmp_path: Path) -> None:
+        pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed: pip install 'edgekit[tflite]'")
+        images = torch.randn(64, *IMAGE)
+
+        exported = edgekit.export_model(
+            plain(),
+            tmp_path / "small.tflite",
+            test_images=images,
+            test_labels=torch.zeros(64).long(),
+            calibration_images=images,
+            number_format="int8",
+        )
+
+        assert (exported.runtime, exported.number_format) == ("tflite", "int8")
+        assert Path(exported.path).stat().st_size == exported.size_bytes
+
+    def test_the_users_module_keeps_its_mode(self, tmp_path: Path) -> None:
+        pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+        pytest.importorskip("onnx", reason="writing ONNX models needs the package onnx")
+        model = depthwise().eval()
+
+        edgekit.export_model(
+            model, tmp_path / "m.onnx", test_images=torch.randn(8, *IMAGE), test_labels=torch.zeros(8).long()
+        )
+
+        assert not any(part.training for part in model.modules())
+
+    def test_int8_needs_images_to_calibrate_on(self, tmp_path: Path) -> None:
+        with pytest.raises(errors.UsageError, match="needs calibration_images"):
+            edgekit.export_model(
+                plain(),
+                tmp_path / "m.onnx",
+                test_images=torch.randn(1, *IMAGE),
+                test_labels=torch.zeros(1).long(),
+                number_format="int8",
+            )
+
+    def test_a_suffix_of_no_runtime(self, tmp_path: Path) -> None:
+        with pytest.raises(errors.UsageError, match=r"allowed are \.onnx and \.tflite"):
+            edgekit.export_model(
+                plain(), tmp_path / "m.pt", test_images=torch.randn(1, *IMAGE), test_labels=torch.zeros(1).long()
+            )
+
+
+class TestThePackage:
+    def test_importing_it_loads_nothing_heavy(self) -> None:
+        code = "import edgekit, sys; print(*{'torch', 'numpy', 'onnx', 'onnxruntime', 'msgspec'} & set(sys.modules))"
+
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+        assert done.stdout.strip() == ""
+
+    def test_its_names_are_sorted_and_there(self) -> None:
+        assert edgekit.__all__ == sorted(edgekit.__all__)
+        assert all(hasattr(edgekit, name) for name in edgekit.__all__)
+
+    def test_no_name_is_that_of_a_part(self) -> None:
+        folder = Path(edgekit.__file__).parent
+
+        assert not [name for name in edgekit.__all__ if (folder / name).is_dir() or (folder / f"{name}.py").is_file()]
+
+    def test_other_names_are_not_there(self) -> None:
+        with pytest.raises(AttributeError, match="no attribute 'shrimp'"):
+            edgekit.shrimp  # type: ignore[attr-defined]  # noqa: B018
+
+    def test_without_torch_the_error_says_what_to_install(self) -> None:
+        code = (
+            "import sys; sys.modules['torch'] = None\n"
+            "import edgekit\n"
+            "try: edgekit.attach\n"
+            "except edgekit.errors.MissingExtraError as error: print(error.hint)"
+        )
+
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+        assert done.stdout.strip() == "pip install 'edgekit[train]'"
+
+
+class TestTheDocumentation:
+    def test_its_example_runs(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
+        pytest.importorskip("onnx", reason="writing ONNX models needs the package onnx")
+        (code,) = re.findall(r"```python\n(.*?)```", DOCUMENTATION.read_text(), re.DOTALL)
+        quick = code.replace("STEPS, SHAPE = 200, (1, 16, 16)", "STEPS, SHAPE = 10, (1, 16, 16)")
+        assert quick != code
+        monkeypatch.chdir(tmp_path)
+        names: dict[str, object] = {"__name__": "example"}
+
+        exec(compile(quick, "python.md", "exec"), names)
+
+        small, profile = names["small"], edgekit.read_profile("profile.json")
+        assert isinstance(small, Network)
+        dense = edgekit.predict(names["model"], profile, (1, 16, 16))  # type: ignore[arg-type]
+        assert edgekit.predict(small, profile).latency_us <= 0.5 * dense.latency_us
+        assert open_model(tmp_path / "small.onnx").info.network == "Sequential"
+
+    @pytest.mark.parametrize("name", [name for name in edgekit.__all__ if name[0].islower()])
+    def test_each_function_is_in_it(self, name: str) -> None:
+        assert f"`{name}(" in DOCUMENTATION.read_text()
