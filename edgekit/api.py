@@ -70,7 +70,7 @@ _PATHWISE = ("hard-concrete", "straight-through")
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 _TRACE_LIMIT = 1e-4
 _PROBE_SAMPLES = 2
-_SMALLEST_SHARE = 1e-6
+_ROUNDING = 1e-9
 
 
 def profile_model(
@@ -402,9 +402,9 @@ def _choice_within(gates: AttachedGates, budget_us: float) -> Choice:
         choice = _choice(gates, kept)
         spec = cut_spec(gates.structure, choice).in_format(gates.number_format)
         excess_us = gates.prices.network(spec).latency_us - budget_us
-        if excess_us <= 0:
+        if excess_us <= _ROUNDING * budget_us:
             return choice
-        limit_us = latency.latency_us(kept) - max(excess_us, _SMALLEST_SHARE * budget_us)
+        limit_us = latency.latency_us(kept) - excess_us
 
 
 def _runtime_of(path: Path) -> RuntimeName:

@@ -6,11 +6,9 @@ something is drawn on a terminal.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -122,6 +120,8 @@ class Output:
         """Print what ended a command; the exit code of the process."""
         failure = describe_failure(error, self.command, self.resume)
         if self.debug:
+            import traceback
+
             traceback.print_exception(error, file=self._stderr)
         if self.as_json:
             self._print_envelope(failure.data, (failure.problem,))
@@ -129,6 +129,8 @@ class Output:
         return failure.exit_code
 
     def _print_envelope(self, data: Mapping[str, object], problems: tuple[Problem, ...]) -> None:
+        import json
+
         envelope = {
             "edgekit": ENVELOPE_VERSION,
             "command": self.command,

@@ -17,8 +17,18 @@ import edgekit
 from edgekit.cli.command import common_options
 from edgekit.ui import Output, Result
 
-COMMANDS = ("target", "profile", "train", "export", "bench", "run", "report", "doctor")
-"""In the order in which a user meets them; each is the object of that name in edgekit.cli.NAME."""
+COMMANDS = {
+    "target": "List and show target devices.",
+    "profile": "Measure how long each part of a network takes on a target.",
+    "train": "Train a network that fits a latency budget on a target.",
+    "export": "Write the model that RUN chose as a file for a runtime.",
+    "bench": "Time each MODEL on a target, all of them interleaved in one process.",
+    "run": "Classify every image of INPUT... with the exported MODEL.",
+    "report": "Write one HTML page about each RUN, a run's name or directory.",
+    "doctor": "Check what works on this machine.",
+}
+"""In the order in which a user meets them: the name, which is also that of its file and of the object in it, and the
+first line of its help, so that listing the commands imports none of them."""
 
 
 class LazyGroup(click.Group):
@@ -26,6 +36,10 @@ class LazyGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:

@@ -5,16 +5,17 @@ Text becomes a checked value here, or a usage error that says what is allowed; n
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
-from click.shell_completion import CompletionItem
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -108,6 +109,8 @@ class TargetType(click.ParamType[str]):
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """The targets that exist, and files."""
+        from click.shell_completion import CompletionItem
+
         from edgekit import targets
 
         names = [file.name for file in targets.list_all()]
@@ -125,12 +128,16 @@ class RunType(click.ParamType[Path]):
         for directory in (RUNS_FOLDER / value, Path(value)):
             if directory.is_dir():
                 return directory
-        near = difflib.get_close_matches(str(value), _run_names(), n=3)
+        from difflib import get_close_matches
+
+        near = get_close_matches(str(value), _run_names(), n=3)
         advice = f"did you mean {' or '.join(near)}?" if near else "edgekit train makes runs"
         self.fail(f"there is no run {str(value)!r} here or in ./{RUNS_FOLDER}; {advice}", param, ctx)
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """The runs that exist, or directories."""
+        from click.shell_completion import CompletionItem
+
         items = [CompletionItem(name) for name in _run_names() if name.startswith(incomplete)]
         return items or [CompletionItem(incomplete, type="dir")]
 

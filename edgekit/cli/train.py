@@ -158,7 +158,8 @@ def describe(result: RunResult, directory: Path) -> Result:
         f"accuracy {result.accuracy:.2%}; dense {result.baseline_accuracy:.2%}",
     )
     table = Table(columns, tuple(_row(point) for point in result.points), right=frozenset(columns[2:]))
-    return Result(data={"run": directory, "result": result}, text=(*summary, table))
+    data = {"run": directory, **{name: getattr(result, name) for name in result.__struct_fields__}}
+    return Result(data=data, text=(*summary, table))
 
 
 def _row(point: ModelPoint) -> tuple[str, ...]:

@@ -38,6 +38,14 @@ def test_every_command_offers_json(line: tuple[str, ...], invoke: Invoke) -> Non
     assert "--json" in invoke(*line, "--help").stdout
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_of_commands_says_what_each_says_of_itself(name: str) -> None:
+    command = group.get_command(click.Context(group), name)
+
+    assert command is not None
+    assert command.get_short_help_str(limit=200) == COMMANDS[name]
+
+
 def complete(words: str, folder: Path) -> list[str]:
     """What bash is offered for the last of ``words``."""
     program = "import sys; sys.argv[0] = 'edgekit'; from edgekit.cli.main import main; main()"

@@ -177,7 +177,7 @@ def test_a_budget_that_is_too_small_says_what_is_reachable(monkeypatch: pytest.M
 def test_the_envelope_holds_the_whole_result(calls: Calls, invoke: Invoke) -> None:
     data = invoke(*REQUIRED, "--name", "first", "--json").envelope["data"]
 
-    assert data == {"run": "runs/first", "result": json.loads(msgspec.json.encode(make_result("first")))}
+    assert data == {"run": "runs/first", **json.loads(msgspec.json.encode(make_result("first")))}
 
 
 def test_people_see_measured_time_and_budget(calls: Calls, invoke: Invoke) -> None:
