@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+# Not "profile" and "export": importing the subpackages of these names would overwrite the functions.
 __all__ = [
     "AttachedGates",
     "__version__",

@@ -1,4 +1,4 @@
-"""edgekit in a training loop of one's own: what gates do to a user's module, and what comes out of it."""
+"""edgekit in a training loop of one's own: what comes out of it, what is refused, and what importing it costs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import copy
 import re
 import subprocess
 import sys
-import warnings
-from collections.abc import Callable, Iterator
-from functools import cache, partial
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,85 +24,29 @@ import edgekit  # noqa: E402
 from edgekit import api, errors  # noqa: E402
 from edgekit.api import AttachedGates  # noqa: E402
 from edgekit.nn.network import Network  # noqa: E402
-from edgekit.nn.structure import analyse  # noqa: E402
 from edgekit.nn.trace import trace  # noqa: E402
 from edgekit.profile import PriceTable  # noqa: E402
 from edgekit.run.model import open_model  # noqa: E402
-from edgekit.train.pricing import priced_units  # noqa: E402
-from edgekit.types import (  # noqa: E402
-    Correction,
-    Machine,
-    Method,
-    NumberFormat,
-    Profile,
-    Shape,
-    Timing,
-    UnitSpec,
-    UnitTiming,
+from edgekit.types import Method, Profile  # noqa: E402
+from tests.own_models import (  # noqa: E402
+    GROUP_SIZE,
+    IMAGE,
+    MODELS,
+    batch_for,
+    depthwise,
+    exactly,
+    learn,
+    made_up_profile,
+    made_up_time,
+    perceptron,
+    plain,
+    profile_of,
+    with_gates,
 )
 
-GROUP_SIZE = 4
 QUICK = Method(rounds=2, runs_per_round=1, warmup_runs=0, correction_networks=2)
 DOCUMENTATION = Path(__file__).parents[1] / "docs" / "python.md"
 
-
-class Residual(nn.Module):
-    """A branch of two convolutions around a shortcut."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.branch = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1),
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1),
-            nn.BatchNorm2d(width),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(x + self.branch(x))
-
-
-def residual() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1), Residual(8), Residual(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)
-    )
-
-
-def plain() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 12, 2), nn.ReLU(), nn.Flatten(), nn.Linear(12, 3)
-    )
-
-
-def depthwise() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1),
-        nn.Conv2d(8, 8, 3, padding=1, groups=8),
-        nn.BatchNorm2d(8),
-        nn.ReLU6(),
-        nn.Conv2d(8, 12, 1),
-        nn.BatchNorm2d(12),
-        nn.ReLU6(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Linear(12, 3),
-    )
-
-
-def perceptron() -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 3)
-    )
-
-
-IMAGE = (1, 6, 6)
-MODELS: dict[str, tuple[Callable[[], nn.Module], Shape]] = {
-    "residual": (residual, IMAGE),
-    "plain": (plain, IMAGE),
-    "depthwise": (depthwise, IMAGE),
-    "perceptron": (perceptron, (6,)),
-}
 every_model = pytest.mark.parametrize("name", MODELS)
 
 
@@ -116,70 +59,6 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def made_up_profile(model: nn.Module, shape: Shape, number_format: NumberFormat = "fp32") -> Profile:
-    """A profile in which a unit takes a tenth of a microsecond, and another for each ten multiplications."""
-    units = priced_units(analyse(trace(model, shape).spec, GROUP_SIZE), number_format)
-    return Profile(
-        target="made-up",
-        runtime="onnx",
-        runtime_version="onnxruntime 1.0",
-        machine=Machine(cpu="none", cores=1, architecture="none", kernel="none"),
-        date="2025-01-01T00:00:00+00:00",
-        method=Method(),
-        overhead_us=0.5,
-        units=tuple(made_up_time(unit) for unit in units),
-        corrections={
-            number_format: Correction(overhead_us=0.5, scale=1.0, network_count=9, median_error=0.01, max_error=0.02)
-        },
-    )
-
-
-@cache
-def profile_of(name: str) -> Profile:
-    """The made-up profile of a model of `MODELS`: tracing it takes longer than anything else here."""
-    make, shape = MODELS[name]
-    return made_up_profile(make(), shape)
-
-
-def made_up_time(unit: UnitSpec) -> UnitTiming:
-    added_us = 0.1 + unit.mac_count / 100
-    return UnitTiming(unit=unit, framed=exactly(10.0 + added_us), frame=exactly(10.0))
-
-
-def exactly(us: float) -> Timing:
-    return Timing(count=1, median_us=us, p10_us=us, p90_us=us, min_us=us)
-
-
-def with_gates(name: str, **options: object) -> tuple[nn.Module, AttachedGates]:
-    """The model called ``name``, its normalisations away from where they start, with gates to half its time."""
-    make, shape = MODELS[name]
-    model = randomised(make())
-    goal: dict[str, object] = {} if "penalty_per_ms" in options else {"budget": "50%", "steps": 30}
-    arguments = {"group_size": GROUP_SIZE, **goal, **options}
-    return model, edgekit.attach(model, profile_of(name), shape, **arguments)  # type: ignore[arg-type]
-
-
-def randomised(model: nn.Module) -> nn.Module:
-    for part in model.modules():
-        if isinstance(part, nn.BatchNorm1d | nn.BatchNorm2d):
-            nn.init.uniform_(part.weight, 0.5, 1.5)
-            nn.init.normal_(part.bias)
-            part.running_mean = torch.randn_like(part.bias.detach())
-    return model
-
-
-def batch_for(name: str) -> Tensor:
-    return torch.randn(5, *MODELS[name][1])
-
-
-def learn(model: nn.Module, gates: AttachedGates, batch: Tensor, steps: int = 1) -> None:
-    """Train the gates alone, on a task that asks for small outputs."""
-    model.train()
-    for _ in range(steps):
-        (model(batch).square().mean() + gates.penalty()).backward()
-        gates.step()
-
-
 def masked(gates: AttachedGates, batch: Tensor) -> Tensor:
     """What the dense network computes with everything at zero that was not chosen."""
     assert gates.choice is not None
@@ -190,232 +69,6 @@ def masked(gates: AttachedGates, batch: Tensor) -> Tensor:
     kept += [block.add not in gates.choice.dropped for block in gates.structure.blocks]
     result: Tensor = gates.network.eval()(batch, gates.learned.sample_of(torch.tensor(kept).float()))
     return result
-
-
-class TestTheModuleStaysTheUsers:
-    @every_model
-    def test_its_parameters_are_the_same_objects(self, name: str) -> None:
-        model = MODELS[name][0]()
-        before = {key: id(value) for key, value in model.named_parameters()}
-
-        edgekit.attach(
-            model,
-            profile_of(name),
-            MODELS[name][1],
-            penalty_per_ms=1.0,
-            group_size=GROUP_SIZE,
-        )
-
-        assert {key: id(value) for key, value in model.named_parameters()} == before
-
-    @every_model
-    def test_its_state_has_the_same_keys(self, name: str) -> None:
-        model, _ = with_gates(name)
-
-        assert list(model.state_dict()) == list(MODELS[name][0]().state_dict())
-
-    @every_model
-    def test_its_output_in_eval_mode_is_unchanged(self, name: str) -> None:
-        model, gates = with_gates(name)
-        batch = batch_for(name)
-        attached = model.eval()(batch)
-
-        gates.detach()
-
-        assert torch.equal(model(batch), attached)
-
-    @every_model
-    def test_detaching_gives_its_own_forward_back(self, name: str) -> None:
-        model, gates = with_gates(name)
-        plain_copy = MODELS[name][0]()
-        plain_copy.load_state_dict(model.state_dict())
-        batch = batch_for(name)
-
-        gates.detach()
-
-        assert torch.equal(model.train()(batch), plain_copy.train()(batch))
-
-    def test_training_flags_are_left_alone(self) -> None:
-        model = residual()
-        model[1].eval()
-        before = [part.training for part in model.modules()]
-
-        edgekit.attach(model, made_up_profile(model, IMAGE), IMAGE, penalty_per_ms=1.0, group_size=GROUP_SIZE)
-
-        assert [part.training for part in model.modules()] == before
-
-    def test_a_forward_of_the_object_itself_comes_back(self) -> None:
-        model = plain()
-        own = nn.Sequential(*model).forward
-        model.forward = own  # type: ignore[method-assign]
-        gates = edgekit.attach(model, made_up_profile(model, IMAGE), IMAGE, penalty_per_ms=1.0, group_size=GROUP_SIZE)
-
-        gates.detach()
-
-        assert model.forward == own
-
-    def test_the_end_of_with_detaches(self) -> None:
-        model, gates = with_gates("plain")
-
-        with gates:
-            pass
-
-        assert "forward" not in model.__dict__
-
-    def test_detaching_twice_is_detaching_once(self) -> None:
-        model, gates = with_gates("plain")
-
-        gates.detach()
-        gates.detach()
-
-        assert "forward" not in model.__dict__
-
-    def test_a_forward_that_was_replaced_since_is_not_thrown_away(self) -> None:
-        model, gates = with_gates("plain")
-        model.forward = lambda x: x  # type: ignore[method-assign]
-
-        with pytest.raises(errors.UsageError, match="replaced after the gates"):
-            gates.detach()
-
-    def test_a_deep_copy_has_gates_of_its_own(self) -> None:
-        model, gates = with_gates("residual")
-        learn(model, gates, batch_for("residual"))
-
-        other = copy.deepcopy(model)
-        nn.init.zeros_(other[-1].weight)
-
-        assert torch.equal(other(batch_for("residual")), other[-1].bias.expand(5, 3))
-        assert not torch.equal(model[-1].weight, other[-1].weight)
-
-
-class TestGatesInTraining:
-    @every_model
-    def test_the_loss_reaches_weights_and_gates(self, name: str) -> None:
-        model, gates = with_gates(name, seed=3)
-        model.train()(batch_for(name)).square().mean().backward()
-
-        assert model.get_parameter("0.weight").grad is not None
-        assert gates.learned.logits.grad is not None and gates.learned.logits.grad.abs().sum() > 0
-
-    def test_a_skipped_block_has_no_gradient(self) -> None:
-        model, gates = with_gates("residual")
-        with torch.no_grad():
-            gates.learned.logits[gates.learned.group_total] = -30.0
-
-        model.train()(batch_for("residual")).sum().backward()
-
-        assert all(parameter.grad is None for parameter in model[1].parameters())
-        assert model[0].weight.grad is not None
-
-    def test_a_skipped_block_does_not_see_the_batch(self) -> None:
-        model, gates = with_gates("residual")
-        with torch.no_grad():
-            gates.learned.logits[gates.learned.group_total] = -30.0
-
-        model.train()(batch_for("residual"))
-
-        counts = [int(block.branch[1].num_batches_tracked) for block in model[1:3]]
-        assert counts[0] == 0
-
-    def test_each_forward_is_another_draw(self) -> None:
-        model, _ = with_gates("residual")
-        batch = batch_for("residual")
-
-        first, second = model.train()(batch), model(batch)
-
-        assert not torch.allclose(first, second)
-
-    def test_the_penalty_alone_brings_the_expected_time_to_the_budget(self) -> None:
-        _, gates = with_gates("residual", steps=60)
-        for _ in range(90):
-            gates.penalty().backward()
-            gates.step()
-
-        assert gates.budget_us is not None
-        assert gates.expected_us <= 1.05 * gates.budget_us < 0.6 * gates.dense_us
-
-    def test_a_fixed_penalty_is_its_weight_times_the_expected_milliseconds(self) -> None:
-        _, gates = with_gates("plain", penalty_per_ms=7.0)
-
-        assert float(gates.penalty().detach()) == pytest.approx(7.0 * gates.expected_us / 1000, rel=1e-5)
-
-    def test_the_penalty_may_be_asked_for_often_in_one_step(self) -> None:
-        _, gates = with_gates("plain", steps=2)
-        gates.penalty().backward()
-        gates.step()
-
-        first, second = float(gates.penalty().detach()), float(gates.penalty().detach())
-
-        assert first == second > 0
-
-    def test_a_step_needs_a_gradient(self) -> None:
-        _, gates = with_gates("plain")
-
-        with pytest.raises(errors.UsageError, match="no gradient"):
-            gates.step()
-
-    def test_a_gradient_that_is_not_finite_changes_nothing(self) -> None:
-        _, gates = with_gates("plain")
-        before = gates.learned.logits.detach().clone()
-        (gates.penalty() * float("inf")).backward()
-
-        gates.step()
-
-        assert torch.equal(gates.learned.logits.detach(), before)
-
-    def test_a_gate_that_is_closed_is_told_as_dropped(self) -> None:
-        _, gates = with_gates("residual")
-        with torch.no_grad():
-            gates.learned.logits[gates.learned.group_total] = -30.0
-
-        assert gates.drop_probabilities()["1.branch.0"] == pytest.approx(1.0, abs=1e-6)
-
-    def test_a_loop_goes_on_from_a_saved_state_as_if_it_had_never_stopped(self) -> None:
-        model, gates = with_gates("residual")
-        batch = batch_for("residual")
-        learn(model, gates, batch, steps=3)
-        saved = copy.deepcopy(gates.state_dict())
-        weights = copy.deepcopy(model.state_dict())
-        learn(model, gates, batch, steps=2)
-
-        other, resumed = with_gates("residual")
-        other.load_state_dict(weights)
-        resumed.load_state_dict(saved)
-        learn(other, resumed, batch, steps=2)
-
-        assert torch.equal(resumed.learned.logits, gates.learned.logits)
-        assert resumed.penalty_weight == gates.penalty_weight
-
-    def test_the_state_is_tensors_and_numbers(self, tmp_path: Path) -> None:
-        model, gates = with_gates("plain")
-        learn(model, gates, batch_for("plain"))
-
-        torch.save(gates.state_dict(), tmp_path / "gates.pt")
-
-        assert torch.load(tmp_path / "gates.pt", weights_only=True)["steps_done"] == 1
-
-    def test_the_state_of_other_gates_is_refused(self) -> None:
-        _, gates = with_gates("plain")
-        _, other = with_gates("residual")
-
-        with pytest.raises(errors.UsageError, match=r"shape \(\d+,\); these gates have"):
-            gates.load_state_dict(other.state_dict())
-
-    def test_dropout_is_warned_of(self) -> None:
-        model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 3))
-
-        with pytest.warns(UserWarning, match="dropout is left out in training: 2"):
-            edgekit.attach(model, made_up_profile(model, (6,)), (6,), penalty_per_ms=1.0, group_size=GROUP_SIZE)
-
-    def test_dropout_of_nothing_is_not_warned_of(self) -> None:
-        model = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Dropout(0.0), nn.Linear(16, 3))
-        profile = made_up_profile(model, (6,))
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            gates = edgekit.attach(model, profile, (6,), penalty_per_ms=1.0, group_size=GROUP_SIZE)
-
-        assert gates.learned.unit_count == 4
 
 
 class TestShrink:
@@ -614,7 +267,7 @@ class TestTimes:
 
         timing = edgekit.measure(plain(), IMAGE, min_seconds=0.01)
 
-        assert timing.count >= 50 and timing.min_us <= timing.median_us
+        assert 0 < timing.min_us <= timing.median_us <= timing.p90_us
 
     def test_a_target_that_is_elsewhere_cannot_be_timed(self, tmp_path: Path) -> None:
         target = tmp_path / "pi.toml"

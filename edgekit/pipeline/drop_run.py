@@ -18,6 +18,7 @@ from edgekit.nn.estimators import make_estimator
 from edgekit.nn.gates import GateOptions, Gates
 from edgekit.nn.latency import KeptCounts, LatencyModel
 from edgekit.nn.network import Network, clone
+from edgekit.pipeline.settings import TrainSettings
 from edgekit.pipeline.workspace import Workspace
 from edgekit.train.drop import DropStage, DualAscent, FixedWeight, PenaltyWeight
 from edgekit.train.pricing import choice_from_counts
@@ -44,6 +45,14 @@ class Tried:
 
 
 @dataclass(frozen=True)
+class Dense:
+    """The dense network twice: ``warm``, where small networks start from, and ``final``, their teacher and yardstick."""
+
+    warm: Network
+    final: Network
+
+
+@dataclass(frozen=True)
 class Searched:
     """What learning the gates left behind: the network with its weights, the gates, and the drop stage."""
 
@@ -63,8 +72,13 @@ class Trained:
     penalty_per_ms: float | None = None
 
 
-def learn_gates(work: Workspace, dense: Network, stage: str, penalty_per_ms: float | None = None) -> Searched:
-    """Train weights and gates together from the dense network's weights; with a fixed lambda, or by dual ascent."""
+def search_end(settings: TrainSettings) -> float:
+    """Share of the schedule at which the gates are learned."""
+    return min(1.0, settings.warmup_share + settings.search_share)
+
+
+def learn_gates(work: Workspace, dense: Dense, stage: str, penalty_per_ms: float | None = None) -> Searched:
+    """Train weights and gates together from the warm dense network; with a fixed lambda, or by dual ascent."""
     settings = work.settings
     options = GateOptions(settings.scope, settings.coefficient_low, settings.coefficient_high)
     gates = Gates(work.structure, work.steering, make_estimator(settings.estimator), options)
@@ -75,29 +89,25 @@ def learn_gates(work: Workspace, dense: Network, stage: str, penalty_per_ms: flo
         start_us = float(gates.expected_latency().detach())
         weight = DualAscent(start_us=start_us, budget_us=work.budget_us, dense_us=gates.dense_us())
     drop = DropStage(gates, weight, settings.seed, stage, settings.gate_learning_rate)
-    network = clone(dense)
-    epochs = max(settings.epochs * settings.search_share, 1e-6)
-    recipe = work.recipe(epochs, settings.search_learning_rate, settings.distillation)
-    rate_option = "--set search-learning-rate"
-    work.train_stage(stage, network, recipe, teacher=dense, gates=drop, rate_option=rate_option)
+    network = clone(dense.warm)
+    recipe = work.recipe(settings.warmup_share, search_end(settings), distil=True)
+    work.train_stage(stage, network, recipe, teacher=dense.final, gates=drop)
     return Searched(network, gates, drop)
 
 
-def run_to_budget(work: Workspace, dense: Network, aim: float = 1.0, suffix: str = "") -> tuple[Trained, Searched]:
+def run_to_budget(work: Workspace, dense: Dense, aim: float = 1.0, suffix: str = "") -> tuple[Trained, Searched]:
     """The single run: learn gates by dual ascent, choose candidates whose *measured* time fits, train each a little,
     and fine-tune the best. ``aim``: share of the budget to stay within, lower when an earlier attempt (``suffix`` tells
     the stages of this one apart) missed it."""
     searched = learn_gates(work, dense, "search")
     tried = _candidates_in_budget(work, searched, aim, f"candidates{suffix}")
     best, network = _best_of_trials(work, searched, dense, tried, suffix)
-    settings = work.settings
-    epochs = settings.epochs * (1 - settings.search_share - settings.trial_share)
-    recipe = work.recipe(max(epochs, 1e-6), settings.fine_tune_learning_rate, settings.distillation)
-    work.train_stage(f"fine-tune{suffix}", network, recipe, teacher=dense)
+    start = min(1.0, search_end(work.settings) + work.settings.trial_share)
+    work.train_stage(f"fine-tune{suffix}", network, work.recipe(start, 1.0, distil=True), teacher=dense.final)
     return Trained("chosen", network, best.candidate.choice, best.candidate.predicted_us), searched
 
 
-def run_sweep(work: Workspace, dense: Network) -> list[tuple[Trained, Searched]]:
+def run_sweep(work: Workspace, dense: Dense) -> list[tuple[Trained, Searched]]:
     """One model per lambda: units more likely dropped than kept go, the rest is fine-tuned."""
     results = []
     for index, penalty in enumerate(work.settings.penalty_sweep):
@@ -106,9 +116,8 @@ def run_sweep(work: Workspace, dense: Network) -> list[tuple[Trained, Searched]]
         order = [list(ranks) for ranks in learned_values(searched.gates).order]
         choice = choice_from_counts(work.structure, kept, order)
         network = _cut(work, searched, choice)
-        epochs = work.settings.epochs * (1 - work.settings.search_share)
-        recipe = work.recipe(max(epochs, 1e-6), work.settings.fine_tune_learning_rate, work.settings.distillation)
-        work.train_stage(f"sweep{index}-fine-tune", network, recipe, teacher=dense)
+        recipe = work.recipe(search_end(work.settings), 1.0, distil=True)
+        work.train_stage(f"sweep{index}-fine-tune", network, recipe, teacher=dense.final)
         trained = Trained(f"lambda={penalty:g}", network, choice, work.latency.latency_us(kept), penalty)
         results.append((trained, searched))
     return results
@@ -196,17 +205,18 @@ def _time_beside_dense(work: Workspace, searched: Searched, found: Sequence[Cand
 
 
 def _best_of_trials(
-    work: Workspace, searched: Searched, dense: Network, tried: Sequence[Tried], suffix: str
+    work: Workspace, searched: Searched, dense: Dense, tried: Sequence[Tried], suffix: str
 ) -> tuple[Tried, Network]:
-    """Train each candidate for its share of the trial epochs; the most accurate on the validation split goes on."""
+    """Train each candidate for its part of the trial epochs; the most accurate on the validation split goes on."""
     networks = [_cut(work, searched, item.candidate.choice) for item in tried]
-    if len(tried) == 1 or work.settings.trial_share == 0:
-        return tried[0], networks[0]
     settings = work.settings
-    epochs = settings.epochs * settings.trial_share / len(tried)
-    recipe = work.recipe(max(epochs, 1e-6), settings.fine_tune_learning_rate, settings.distillation)
+    start = search_end(settings)
+    stop = min(1.0, start + settings.trial_share / len(tried))
+    if len(tried) == 1 or stop <= start:
+        return tried[0], networks[0]
+    recipe = work.recipe(start, stop, distil=True)
     scores = [
-        work.train_stage(f"trial-{item.candidate.name}{suffix}", network, recipe, teacher=dense)["accuracy"]
+        work.train_stage(f"trial-{item.candidate.name}{suffix}", network, recipe, teacher=dense.final)["accuracy"]
         for item, network in zip(tried, networks, strict=True)
     ]
     best = int(np.argmax(scores))

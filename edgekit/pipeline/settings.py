@@ -22,8 +22,12 @@ Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 
 
 class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Settings of one run. ``epochs`` is the length of the dense training, and again of search and fine-tuning
-    together; ``search_share`` and ``trial_share`` are parts of the latter (learning the gates; comparing candidates).
+    """Settings of one run.
+
+    ``epochs`` is what every network of the run is trained for in total, the dense one and the small ones, each along one
+    learning-rate schedule. A small one shares the first ``warmup_share`` of them with the dense network, learns its gates
+    for the next ``search_share``, is compared with other candidates for ``trial_share`` in all, and is fine-tuned for
+    the rest.
 
     ``dense_from``: a run with the same model, data and seed whose dense network is taken instead of training one.
     ``penalty_sweep``: lambdas per millisecond; if given, one model is trained for each and the one nearest to the
@@ -40,12 +44,11 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     budget: str = "50%"
     latency_source: Literal["measured", "macs"] = "measured"
     epochs: Positive = 10.0
-    search_share: Share = 0.2
-    trial_share: Share = 0.1
+    warmup_share: Share = 0.25
+    search_share: Share = 0.15
+    trial_share: Share = 0.05
     batch_size: Annotated[int, msgspec.Meta(ge=2, le=1_000_000)] = 128
     learning_rate: Positive = 0.1
-    search_learning_rate: Positive = 0.02
-    fine_tune_learning_rate: Positive = 0.05
     gate_learning_rate: Positive = 0.05
     distillation: Share = 0.5
     augmentation: Augmentation | Literal["auto"] = "auto"

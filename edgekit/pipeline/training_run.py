@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Literal
 
 import msgspec
-import torch
 
 from edgekit import __version__
 from edgekit.codec import write_result
@@ -25,7 +24,7 @@ from edgekit.files import sha256_bytes, sha256_file
 from edgekit.nn.cut import cut_spec, keep_everything, kept_names
 from edgekit.nn.gates import Gates, drop_probabilities
 from edgekit.nn.network import Network, clone
-from edgekit.pipeline.drop_run import Searched, Trained, run_sweep, run_to_budget
+from edgekit.pipeline.drop_run import Dense, Searched, Trained, run_sweep, run_to_budget
 from edgekit.pipeline.run_directory import RunDirectory, open_run, read_settings
 from edgekit.pipeline.settings import TrainSettings, parse_budget
 from edgekit.pipeline.workspace import Workspace
@@ -51,6 +50,18 @@ TOLERATED_MISS = 1.02
 """Measured time over budget up to which a run counts as having met it: what timing can tell apart."""
 AIM_BELOW = 0.98
 MOST_REPEATS = 2
+_DENSE_SETTINGS = (
+    "model",
+    "data",
+    "epochs",
+    "seed",
+    "limit",
+    "image_size",
+    "batch_size",
+    "learning_rate",
+    "augmentation",
+    "warmup_share",
+)
 
 
 @dataclass(frozen=True)
@@ -94,12 +105,12 @@ def train_run(
         return result
 
 
-def _fit_and_measure(work: Workspace, dense: Network) -> _Measured:
+def _fit_and_measure(work: Workspace, dense: Dense) -> _Measured:
     """Make the small network, export and time it; if its measured time misses the budget, aim lower and repeat the last
     step: choosing within the budget and fine-tuning (the gates are learned once)."""
     aim = 1.0
     for attempt in range(MOST_REPEATS + 1):
-        measured = _measure(work, dense, _make_small(work, dense, aim, attempt), attempt)
+        measured = _measure(work, dense.final, _make_small(work, dense, aim, attempt), attempt)
         miss = measured.chosen_us / measured.budget_us
         if work.settings.method == "dense" or work.settings.penalty_sweep or work.settings.latency_source == "macs":
             break
@@ -109,24 +120,30 @@ def _fit_and_measure(work: Workspace, dense: Network) -> _Measured:
     return measured
 
 
-def _train_dense(work: Workspace) -> Network:
-    dense = clone(work.initial)
+def _train_dense(work: Workspace) -> Dense:
+    """The dense network along the whole schedule, and as it was when the small ones leave it."""
     settings = work.settings
+    dense = Dense(warm=clone(work.initial), final=clone(work.initial))
     if settings.dense_from is not None:
-        dense.load_state_dict(dense_of(settings.dense_from, settings))
-        return dense.eval()
-    recipe = work.recipe(settings.epochs, settings.learning_rate)
-    work.train_stage("dense", dense, recipe, rate_option="--learning-rate")
+        other = dense_source(settings.dense_from, settings)
+        dense.warm.load_state_dict(other.tensors("warm-up"))
+        dense.final.load_state_dict(other.tensors("dense"))
+    else:
+        work.train_stage("warm-up", dense.warm, work.recipe(0.0, settings.warmup_share))
+        dense.final.load_state_dict(dense.warm.state_dict())
+        work.train_stage("dense", dense.final, work.recipe(settings.warmup_share, 1.0))
+    dense.warm.eval()
+    dense.final.eval()
     return dense
 
 
-def dense_of(path: str, settings: TrainSettings) -> dict[str, torch.Tensor]:
-    """Weights of the dense network that the run at ``path`` trained.
+def dense_source(path: str, settings: TrainSettings) -> RunDirectory:
+    """The run at ``path``, if it trained the dense network that this run would.
 
-    Raises UsageError when that run had other data, model, seed or epochs, or has not trained it yet.
+    Raises UsageError when that run had other data, model, seed or schedule, or has not trained it yet.
     """
     before = read_settings(Path(path))
-    for name in ("model", "data", "epochs", "seed", "limit", "image_size"):
+    for name in _DENSE_SETTINGS:
         if getattr(before, name) != getattr(settings, name):
             raise UsageError(
                 f"--dense-from {path} has {name} = {getattr(before, name)!r}, this run {getattr(settings, name)!r}",
@@ -135,10 +152,10 @@ def dense_of(path: str, settings: TrainSettings) -> dict[str, torch.Tensor]:
     other = RunDirectory(Path(path))
     if other.finished("dense") is None:
         raise UsageError(f"the run {path} has no trained dense network yet", "finish it first with --resume")
-    return other.tensors("dense")
+    return other
 
 
-def _make_small(work: Workspace, dense: Network, aim: float, attempt: int) -> list[_Finished]:
+def _make_small(work: Workspace, dense: Dense, aim: float, attempt: int) -> list[_Finished]:
     if work.settings.method == "dense":
         return []
     if work.settings.penalty_sweep:

@@ -57,15 +57,17 @@ class Workspace:
     precision: str
     progress: ProgressCallback
 
-    def recipe(self, epochs: float, learning_rate: float, distillation: float = 0.0) -> Recipe:
-        """A recipe with the run's batch size, augmentation and precision."""
+    def recipe(self, start: float, stop: float, *, distil: bool = False) -> Recipe:
+        """The part of the run's schedule from ``start`` to ``stop`` (0 to 1), with a teacher's term if ``distil``."""
         settings = self.settings
         return Recipe(
-            epochs=epochs,
+            epochs=settings.epochs,
+            start=start,
+            stop=stop,
             batch_size=settings.batch_size,
-            learning_rate=learning_rate,
+            learning_rate=settings.learning_rate,
             augmentation=augmentation_for(settings, self.dataset),
-            distillation=distillation,
+            distillation=settings.distillation if distil else 0.0,
             precision=self.precision,
         )
 
@@ -76,7 +78,6 @@ class Workspace:
         recipe: Recipe,
         teacher: Network | None = None,
         gates: GateStage | None = None,
-        rate_option: str = "--set fine-tune-learning-rate",
     ) -> dict[str, Any]:
         """Train ``network`` as the stage ``stage``, or take its stored result; returns the stage's facts: accuracy and
         loss on the validation split, and what the gates show."""
@@ -95,7 +96,6 @@ class Workspace:
             checkpoint_seconds=self.settings.checkpoint_seconds,
             progress=self.progress,
             metrics=self.run.append_metrics,
-            rate_option=rate_option,
         )
         fit(network, self.train, recipe, options, teacher, gates)
         facts: dict[str, Any] = {"accuracy": evaluate(network, self.validation, self.precision)}

@@ -28,11 +28,15 @@ MetricsCallback = Callable[[dict[str, float | int | str]], None]
 class Recipe:
     """How weights are trained: SGD with Nesterov momentum, a linear warm-up and a cosine down to zero.
 
+    ``epochs`` is the length of the whole schedule, ``start`` and ``stop`` the part of it (0 to 1) that a stage carries
+    out: a network that passes through several stages sees one schedule.
     ``distillation``: weight of the teacher's term, (1 - w) CE + w T^2 KL at temperature T (Hinton et al. 2015).
     ``precision``: bf16 (autocast) where the CPU has it in hardware, else fp32.
     """
 
     epochs: float
+    start: float = 0.0
+    stop: float = 1.0
     batch_size: int = 128
     learning_rate: float = 0.1
     momentum: float = 0.9
@@ -75,7 +79,7 @@ class GateStage(Protocol):
 @dataclass
 class StageOptions:
     """Where a stage stands in a run: its name, its seed, and who is told about it. ``checkpoint_seconds``: the least
-    time between two checkpoints, 0 for one after every step; ``rate_option``: what sets the learning rate."""
+    time between two checkpoints, 0 for one after every step."""
 
     name: str
     seed: int
@@ -84,12 +88,18 @@ class StageOptions:
     progress: ProgressCallback = ignore_progress
     metrics: MetricsCallback = field(default=lambda _: None)
     metrics_every: int = 20
-    rate_option: str = "--learning-rate"
 
 
 def total_steps(split: Split, recipe: Recipe) -> int:
-    """Steps of a stage: epochs times batches, rounded, at least one."""
+    """Steps of the whole schedule: epochs times batches, rounded, at least one."""
     return max(1, round(recipe.epochs * steps_per_epoch(split, recipe.batch_size)))
+
+
+def stage_steps(split: Split, recipe: Recipe) -> tuple[int, int]:
+    """First step of a stage within the schedule, and how many steps it has: at least one."""
+    total = total_steps(split, recipe)
+    first = min(total - 1, round(recipe.start * total))
+    return first, max(1, round(recipe.stop * total) - first)
 
 
 def learning_rate_at(recipe: Recipe, step: int, total: int) -> float:
@@ -112,7 +122,8 @@ def fit(
     """
     network.train()
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    total = total_steps(split, recipe)
+    schedule = total_steps(split, recipe)
+    offset, total = stage_steps(split, recipe)
     optimizer = torch.optim.SGD(
         network.parameters(),
         lr=recipe.learning_rate,
@@ -124,11 +135,11 @@ def fit(
     saved = time.monotonic()
     for step in range(first, total):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(recipe, step, total)
+            group["lr"] = learning_rate_at(recipe, offset + step, schedule)
         loss, accuracy = _train_step(network, split, recipe, stage, teacher, gates, optimizer, step, total)
         if not math.isfinite(loss):
             raise _diverged(stage, recipe, step, f"the loss became {loss}")
-        _tell(stage, recipe, split, step, total, loss, accuracy, gates)
+        _tell(stage, recipe, split, step, (offset, total), loss, accuracy, gates)
         is_due = stage.checkpoints is not None and time.monotonic() - saved >= stage.checkpoint_seconds
         if is_due or step + 1 == total:
             snapshot = _snapshot(network, optimizer, gates, step + 1)
@@ -263,7 +274,7 @@ def _diverged(stage: StageOptions, recipe: Recipe, step: int, what: str) -> Trai
     kept = f"; the checkpoint before step {last.step} is kept" if last is not None else ""
     return TrainingDivergedError(
         f"{what} at step {step} of stage {stage.name!r}{kept}",
-        f"lower {stage.rate_option} (now {recipe.learning_rate:g}), or look for outliers in the data",
+        f"lower --learning-rate (now {recipe.learning_rate:g}), or look for outliers in the data",
     )
 
 
@@ -272,13 +283,14 @@ def _tell(
     recipe: Recipe,
     split: Split,
     step: int,
-    total: int,
+    place: tuple[int, int],
     loss: float,
     accuracy: float,
     gates: GateStage | None,
 ) -> None:
     extra = gates.values() if gates is not None else {}
-    epoch = (step + 1) / steps_per_epoch(split, recipe.batch_size)
+    offset, total = place
+    epoch = (offset + step + 1) / steps_per_epoch(split, recipe.batch_size)
     shown = {"epoch": f"{epoch:.2f}/{recipe.epochs:g}", "loss": f"{loss:.3f}", "accuracy": f"{accuracy:.1%}"}
     shown |= {name: f"{value:.4g}" for name, value in extra.items()}
     stage.progress(Progress(stage=stage.name, done=step + 1, total=total, values=shown))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import torch
@@ -22,6 +23,8 @@ from edgekit.nn.structure import Structure
 from edgekit.train.pricing import choice_from_counts
 
 FloatVector = NDArray[np.float64]
+EXACT_LIMIT = 4096
+"""Most choices that are all looked at: a tenth of a second."""
 _CERTAIN_BONUS = 0.5
 _UNDECIDED_VALUE = 0.05
 _CLIP = 1e-4
@@ -104,7 +107,10 @@ def smallest_us(model: LatencyModel) -> float:
 
 
 def fastest_choice(model: LatencyModel) -> KeptCounts:
-    """The choice of the smallest latency, as far as single steps from the best of the smallest networks lead."""
+    """The choice of the smallest latency: of all up to `EXACT_LIMIT`, else as far as single steps from the best of the
+    smallest networks lead."""
+    if choice_count(model) <= EXACT_LIMIT:
+        return min(_all_choices(model), key=model.latency_us)
     fastest = min(_corner_choices(model), key=model.latency_us)
     latency_us = model.latency_us(fastest)
     while True:
@@ -126,10 +132,14 @@ def _corner_choices(model: LatencyModel) -> Iterator[KeptCounts]:
 def select(model: LatencyModel, values: UnitValues, budget_us: float, starts: Sequence[KeptCounts] = ()) -> KeptCounts:
     """The choice of greatest value whose latency is at most ``budget_us``.
 
-    Greedy removal by value per microsecond from the full network, then exchange until nothing improves; the same from
-    every start that fits. Raises BudgetError when nothing fits.
+    Up to `EXACT_LIMIT` choices all are looked at. Beyond: greedy removal by value per microsecond from the full
+    network, then exchange until nothing improves; the same from every start that fits. Raises BudgetError when nothing
+    fits.
     """
     check_reachable(model, budget_us)
+    if choice_count(model) <= EXACT_LIMIT:
+        fitting = (kept for kept in _all_choices(model) if model.latency_us(kept) <= budget_us)
+        return max(fitting, key=lambda kept: values.total(model.structure, kept))
     options = [_remove_greedily(model, values, budget_us), *starts]
     improved = [
         _exchange(model, values, budget_us, kept)
@@ -178,6 +188,19 @@ def candidates(
     return list(unique.values())
 
 
+def choice_count(model: LatencyModel) -> int:
+    """Number of different choices."""
+    return math.prod(int(level) for level in model.levels) * (1 << len(model.structure.blocks))
+
+
+def _all_choices(model: LatencyModel) -> Iterator[KeptCounts]:
+    spaces = model.structure.spaces
+    counts = [range(1, space.group_count + 1) if space.is_droppable else (space.group_count,) for space in spaces]
+    blocks = list(product((True, False), repeat=len(model.structure.blocks)))
+    for groups in product(*counts):
+        yield from (KeptCounts(groups, stays) for stays in blocks)
+
+
 def _with_groups(kept: KeptCounts, space: int, groups: int) -> KeptCounts:
     changed = list(kept.groups)
     changed[space] = groups
@@ -200,6 +223,15 @@ def _steps(model: LatencyModel, kept: KeptCounts, direction: int) -> Iterator[Ke
     for block, stays in enumerate(kept.blocks):
         if stays == (direction < 0):
             yield _with_block(kept, block, not stays)
+            if not stays:
+                yield _with_block(_narrowed(model, kept, block), block, True)
+
+
+def _narrowed(model: LatencyModel, kept: KeptCounts, block: int) -> KeptCounts:
+    """With one group in every space inside a block: a dropped block may only fit in again when it is narrow."""
+    structure = model.structure
+    inside = [block in structure.guards_of_space(i) and level > 1 for i, level in enumerate(model.levels)]
+    return KeptCounts(tuple(1 if i else n for i, n in zip(inside, kept.groups, strict=True)), kept.blocks)
 
 
 def _remove_greedily(model: LatencyModel, values: UnitValues, budget_us: float) -> KeptCounts | None:

@@ -1,32 +1,36 @@
 """Does measuring pay? Drop on measured time, the same method on MACs, and uniform width scaling, at the same budgets.
 
-All train for the same number of epochs in total: drop counts the dense network's, the search's, the trials' and the
-fine-tuning's; uniform scaling trains its network from scratch for as long. The files are timed beside the dense one in
-one process at the end.
+Every network trains for the same number of epochs along the same schedule: drop counts its warm-up as a dense network,
+search, trials and fine-tuning; uniform scaling trains its network from scratch. Drop distils from the dense network, so
+uniform_distilled, the same narrow network with the same teacher, tells how much of a difference is due to that. The
+files are timed beside the dense one in one process at the end.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import torch
 from table import Row, format_table
 
 from edgekit.nn.cut import cut_spec
+from edgekit.nn.folding import fold
 from edgekit.nn.latency import KeptCounts
-from edgekit.nn.network import Network
-from edgekit.pipeline.run_directory import open_run
+from edgekit.nn.network import Network, clone
+from edgekit.pipeline.run_directory import RunDirectory, open_run
 from edgekit.pipeline.settings import TrainSettings
 from edgekit.pipeline.training_run import train_run
 from edgekit.pipeline.workspace import Workspace, prepare
 from edgekit.profile import measure_interleaved, read_machine
-from edgekit.runtimes import get
+from edgekit.runtimes import FoldedNetwork, get
 from edgekit.train.loop import evaluate
 from edgekit.train.pricing import choice_from_counts
 from edgekit.train.randomness import generator
@@ -36,7 +40,8 @@ from edgekit.types import Progress, RunResult
 COLUMNS = (
     "method", "budget", "seed", "accuracy", "time_ratio", "met", "measured_us", "budget_us", "predicted_ratio", "epochs",
 )  # fmt: skip
-METHODS = {"drop_ms": "measured", "drop_macs": "macs"}
+DROP_SOURCES: dict[str, Literal["measured", "macs"]] = {"drop_ms": "measured", "drop_macs": "macs"}
+METHODS = (*DROP_SOURCES, "uniform", "uniform_distilled")
 
 
 def main() -> None:
@@ -48,7 +53,8 @@ def main() -> None:
     parser.add_argument(
         "--budgets", type=int, nargs="+", default=[70, 50, 35], help="percent of the dense network's time"
     )
-    parser.add_argument("--epochs", type=float, default=4.0, help="of the dense network, and again of the drop method")
+    parser.add_argument("--epochs", type=float, default=4.0, help="of every network in total")
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--limit", type=int, default=None, help="use that many samples")
     parser.add_argument("--model", default="resnet14")
     parser.add_argument("--data", default="fashion-mnist")
@@ -76,17 +82,25 @@ def seed_rows(options: argparse.Namespace, seed: int, folder: Path) -> list[Row]
     dense = run(msgspec.structs.replace(base, method="dense", budget="100%"), dense_path)
     files = [("dense", 100, dense.accuracy, dense_path / dense.points[0].file, 1.0, options.epochs)]
     for budget in options.budgets:
-        for method, source in METHODS.items():
-            settings = msgspec.structs.replace(
-                base, budget=f"{budget}%", latency_source=source, dense_from=str(dense_path)
-            )
-            path = folder / f"{method}-{budget}-{seed}"
-            result = run(settings, path)
-            chosen = next(point for point in result.points if point.role == "chosen")
-            predicted = chosen.predicted_us / result.points[0].predicted_us
-            files.append((method, budget, result.accuracy, path / chosen.file, predicted, 2 * options.epochs))
-        files.append(("uniform", budget, *train_uniform(base, budget, folder, seed), 2 * options.epochs))
+        for method in options.methods:
+            if method in DROP_SOURCES:
+                made = drop_file(base, method, budget, dense_path, folder)
+            else:
+                made = uniform_file(base, method, budget, dense_path, folder)
+            files.append((method, budget, *made, options.epochs))
     return timed_rows(files, seed)
+
+
+def drop_file(
+    base: TrainSettings, method: str, budget: int, dense_path: Path, folder: Path
+) -> tuple[float, Path, float]:
+    """Accuracy, file and predicted share of what `edgekit train` chooses."""
+    source = DROP_SOURCES[method]
+    settings = msgspec.structs.replace(base, budget=f"{budget}%", latency_source=source, dense_from=str(dense_path))
+    path = folder / f"{method}-{budget}-{base.seed}"
+    result = run(settings, path)
+    chosen = next(point for point in result.points if point.role == "chosen")
+    return result.accuracy, path / chosen.file, chosen.predicted_us / result.points[0].predicted_us
 
 
 def run(settings: TrainSettings, path: Path) -> RunResult:
@@ -94,24 +108,34 @@ def run(settings: TrainSettings, path: Path) -> RunResult:
     return train_run(settings, path, resume=(path / "config.json").exists(), progress=show)
 
 
-def train_uniform(base: TrainSettings, budget: int, folder: Path, seed: int) -> tuple[float, Path, float]:
-    """The widest uniformly narrowed network that is *measured* within the budget, trained from scratch as long as the
-    drop method in total; accuracy, file, predicted share."""
-    settings = msgspec.structs.replace(base, budget=f"{budget}%", epochs=2 * base.epochs, method="dense")
-    path = folder / f"uniform-{budget}-{seed}"
-    with open_run(path, settings, resume=(path / "config.json").exists()) as directory:
-        work = prepare(settings, directory, show)
+def uniform_file(
+    base: TrainSettings, method: str, budget: int, dense_path: Path, folder: Path
+) -> tuple[float, Path, float]:
+    """The widest uniformly narrowed network that is *measured* within the budget, trained from scratch along the same
+    schedule, with or without the dense network as its teacher. Budgets that allow the same widths share the training."""
+    sizing = folder / f"{method}-{budget}-{base.seed}"
+    with open_run(sizing, base, resume=(sizing / "config.json").exists()) as directory:
+        work = prepare(base, directory, show)
         kept = widest_within(work, budget / 100)
-        torch.manual_seed(generator(seed, "uniform").initial_seed() % 2**63)
+    shared = folder / f"{method}-{'-'.join(map(str, kept.groups))}-{base.seed}"
+    with open_run(shared, base, resume=(shared / "config.json").exists()) as directory:
+        work = dataclasses.replace(work, run=directory)
+        torch.manual_seed(generator(base.seed, "uniform").initial_seed() % 2**63)
         network = Network(cut_spec(work.structure, choice_from_counts(work.structure, kept)))
-        work.train_stage("uniform", network, work.recipe(settings.epochs, settings.learning_rate))
-        file = path / "uniform.onnx"
-        from edgekit.nn.folding import fold
-        from edgekit.runtimes import FoldedNetwork
-
+        distil = method == "uniform_distilled"
+        work.train_stage("uniform", network, work.recipe(0.0, 1.0, distil=distil), teacher_of(work, dense_path, distil))
+        file = shared / "uniform.onnx"
         file.write_bytes(work.runtime.write(FoldedNetwork(network.spec, fold(network.spec, network.layer_modules))))
-        share = work.latency.latency_us(kept) / work.baseline_us
-        return evaluate(network, work.test), file, share
+        return evaluate(network, work.test), file, work.latency.latency_us(kept) / work.baseline_us
+
+
+def teacher_of(work: Workspace, dense_path: Path, distil: bool) -> Network | None:
+    """The trained dense network, if there is to be a teacher."""
+    if not distil:
+        return None
+    teacher = clone(work.initial)
+    teacher.load_state_dict(RunDirectory(dense_path).tensors("dense"))
+    return teacher.eval()
 
 
 def widest_within(work: Workspace, share: float) -> KeptCounts:

@@ -40,12 +40,12 @@ def folded(network: Network) -> FoldedNetwork:
 
 
 def test_the_relative_difference_is_that_of_the_largest_value() -> None:
-    found, expected = np.float32([[1.0, -8.0]]), np.float32([[1.5, -10.0]])
+    found, expected = np.array([[1.0, -8.0]], np.float32), np.array([[1.5, -10.0]], np.float32)
     assert relative_difference(found, expected) == pytest.approx(0.2)
 
 
 def test_an_output_that_is_not_finite_is_infinitely_different() -> None:
-    assert relative_difference(np.float32([[np.nan, 1.0]]), np.float32([[0.0, 1.0]])) == math.inf
+    assert relative_difference(np.array([[np.nan, 1.0]], np.float32), np.array([[0.0, 1.0]], np.float32)) == math.inf
 
 
 def test_equal_zeros_do_not_differ() -> None:
