@@ -20,9 +20,9 @@ from edgekit.runtimes.quantization import LEVELS
 from edgekit.types import INPUT, Layer
 
 Clipping = Literal["none", "percentile", "least_squares"]
-"""How ranges are cut. The signal-to-noise ratio of the logits in ONNX Runtime, networks trained on Fashion-MNIST and 512
-images, was 34.6 dB without clipping, 36.1 by percentile and 37.6 by least squares for resnet8; 32.6, 30.2 and 34.8 for
-mobilenet. Accuracies were the same within 0.25 points."""
+"""How ranges are cut. The signal-to-noise ratio of the logits in ONNX Runtime, 512 images, networks trained on
+Fashion-MNIST, was 34.6 dB without clipping, 36.1 by percentile and 37.6 by least squares for resnet8; 32.6, 30.2 and
+34.8 for mobilenet. Accuracies were the same within 0.25 points."""
 Observer = Callable[[str, Tensor], None]
 
 HISTOGRAM_BINS = 2048

@@ -46,7 +46,7 @@ class Tried:
 
 @dataclass(frozen=True)
 class Dense:
-    """The dense network twice: ``warm``, where small networks start from, and ``final``, their teacher and yardstick."""
+    """The dense network twice: ``warm``, where small networks start, and ``final``, their teacher and yardstick."""
 
     warm: Network
     final: Network

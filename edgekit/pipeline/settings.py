@@ -24,10 +24,10 @@ Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Settings of one run.
 
-    ``epochs`` is what every network of the run is trained for in total, the dense one and the small ones, each along one
-    learning-rate schedule. A small one shares the first ``warmup_share`` of them with the dense network, learns its gates
-    for the next ``search_share``, is compared with other candidates for ``trial_share`` in all, and is fine-tuned for
-    the rest.
+    ``epochs`` is what every network of the run is trained for in total, the dense one and the small ones, each along
+    one learning-rate schedule. A small one shares the first ``warmup_share`` of them with the dense network, learns its
+    gates for the next ``search_share``, is compared with other candidates for ``trial_share`` in all, and is fine-tuned
+    for the rest.
 
     ``dense_from``: a run with the same model, data and seed whose dense network is taken instead of training one.
     ``penalty_sweep``: lambdas per millisecond; if given, one model is trained for each and the one nearest to the

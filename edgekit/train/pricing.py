@@ -6,13 +6,13 @@ The arithmetic of choices is in ``nn.latency``, the measured numbers in ``profil
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from edgekit.nn.cut import Choice, cut_spec, keep_everything, resized_unit
 from edgekit.nn.latency import KeptCounts, LatencyModel, LayerGrid
-from edgekit.nn.structure import Structure
+from edgekit.nn.structure import ChannelSpace, Structure
 from edgekit.profile.predict import PriceTable
 from edgekit.types import Layer, NetworkSpec, NumberFormat, UnitSpec
 
@@ -78,14 +78,20 @@ def random_networks(structure: Structure, count: int, seed: int) -> list[Network
 
 
 def choice_from_counts(structure: Structure, kept: KeptCounts, order: list[list[int]] | None = None) -> Choice:
-    """Channel indices for kept counts: the first groups of each space in ``order`` (by index if none is given)."""
+    """Channel indices for kept counts: the first groups of each space in ``order`` (by index if none is given), whole
+    ones first, so that every count has the width that it is priced with."""
     channels = []
     for index, space in enumerate(structure.spaces):
-        groups = order[index] if order is not None else list(range(space.group_count))
+        groups = whole_groups_first(space, order[index] if order is not None else range(space.group_count))
         chosen = sorted(groups[: kept.groups[index]])
         channels.append(tuple(c for group in chosen for c in space.channels_of_group(group)))
     dropped = {b.add for b, stays in zip(structure.blocks, kept.blocks, strict=True) if not stays}
     return Choice(tuple(channels), frozenset(dropped))
+
+
+def whole_groups_first(space: ChannelSpace, order: Iterable[int]) -> list[int]:
+    """``order`` with a last group of fewer channels at its end."""
+    return sorted(order, key=lambda group: len(space.channels_of_group(group)) < space.group_size)
 
 
 def _random_choice(structure: Structure, chooser: random.Random) -> Choice:

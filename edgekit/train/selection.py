@@ -20,7 +20,7 @@ from edgekit.nn.cut import Choice
 from edgekit.nn.gates import Gates
 from edgekit.nn.latency import KeptCounts, LatencyModel
 from edgekit.nn.structure import Structure
-from edgekit.train.pricing import choice_from_counts
+from edgekit.train.pricing import choice_from_counts, whole_groups_first
 
 FloatVector = NDArray[np.float64]
 EXACT_LIMIT = 4096
@@ -72,9 +72,9 @@ def learned_values(gates: Gates) -> UnitValues:
     for index, space in enumerate(gates.structure.spaces):
         if index in gates.offsets:
             own = values[gates.offsets[index] : gates.offsets[index] + space.group_count]
-            ranks = np.argsort(-own, kind="stable")
+            ranks = whole_groups_first(space, np.argsort(-own, kind="stable").tolist())
             groups.append(own[ranks])
-            order.append(tuple(int(rank) for rank in ranks))
+            order.append(tuple(ranks))
         else:
             groups.append(np.zeros(space.group_count))
             order.append(tuple(range(space.group_count)))

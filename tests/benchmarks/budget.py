@@ -1,4 +1,4 @@
-"""Is the budget met on the device? Short runs of `edgekit train` over many seeds: measured time over budget, each its own.
+"""Is the budget met on the device? Short runs of `edgekit train` over many seeds: measured time over budget.
 
 Training is short on purpose: it changes the accuracy, not the time.
 """

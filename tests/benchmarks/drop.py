@@ -38,8 +38,17 @@ from edgekit.train.selection import uniform_choices
 from edgekit.types import Progress, RunResult
 
 COLUMNS = (
-    "method", "budget", "seed", "accuracy", "time_ratio", "met", "measured_us", "budget_us", "predicted_ratio", "epochs",
-)  # fmt: skip
+    "method",
+    "budget",
+    "seed",
+    "accuracy",
+    "time_ratio",
+    "met",
+    "measured_us",
+    "budget_us",
+    "predicted_ratio",
+    "epochs",
+)
 DROP_SOURCES: dict[str, Literal["measured", "macs"]] = {"drop_ms": "measured", "drop_macs": "macs"}
 METHODS = (*DROP_SOURCES, "uniform", "uniform_distilled")
 
@@ -112,7 +121,7 @@ def uniform_file(
     base: TrainSettings, method: str, budget: int, dense_path: Path, folder: Path
 ) -> tuple[float, Path, float]:
     """The widest uniformly narrowed network that is *measured* within the budget, trained from scratch along the same
-    schedule, with or without the dense network as its teacher. Budgets that allow the same widths share the training."""
+    schedule, with or without the dense network as its teacher. Budgets with the same widths share the training."""
     sizing = folder / f"{method}-{budget}-{base.seed}"
     with open_run(sizing, base, resume=(sizing / "config.json").exists()) as directory:
         work = prepare(base, directory, show)

@@ -49,7 +49,8 @@ def trained() -> Trained:
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
     for start in range(0, 1024, 32):
         optimizer.zero_grad()
-        F.cross_entropy(network(images[start : start + 32]), labels[start : start + 32]).backward()
+        loss = F.cross_entropy(network(images[start : start + 32]), labels[start : start + 32])
+        torch.autograd.backward(loss)
         optimizer.step()
     return Trained(network.eval(), images, *_noisy(patterns, 400))
 

@@ -81,9 +81,7 @@ def test_labels_follow_their_images() -> None:
     augmentation=st.sampled_from(AUGMENTATIONS),
     shape=st.tuples(st.integers(1, 5), st.integers(1, 3), st.integers(1, 7), st.integers(1, 7)),
 )
-def test_augmentation_keeps_shape_and_type(
-    augmentation: Augmentation, shape: tuple[int, int, int, int]
-) -> None:
+def test_augmentation_keeps_shape_and_type(augmentation: Augmentation, shape: tuple[int, int, int, int]) -> None:
     inputs = torch.rand(shape)
 
     augmented = augment(inputs, augmentation, generator(0, "test"))

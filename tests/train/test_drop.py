@@ -104,7 +104,9 @@ def test_coefficients_weigh_what_is_kept_and_what_is_dropped() -> None:
     stage = small.drop_stage(weight=FixedWeight(1.0), options=GateOptions(low=0.25, high=2.0))
     kept_us = expected_us(stage)
 
-    assert float(stage.penalty(0, 10).detach()) * 1000 == pytest.approx(2.0 * kept_us + 0.25 * (1000.0 - kept_us), rel=1e-5)
+    assert float(stage.penalty(0, 10).detach()) * 1000 == pytest.approx(
+        2.0 * kept_us + 0.25 * (1000.0 - kept_us), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("estimator", ["hard-concrete", "straight-through", "arm", "reinforce"])

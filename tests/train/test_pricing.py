@@ -21,7 +21,7 @@ from edgekit.train.pricing import (
     widths_of,
 )
 from edgekit.types import Correction, NetworkSpec, NumberFormat
-from tests.nn.networks import choices, family_specs, user_specs
+from tests.nn.networks import family_specs, user_specs
 from tests.profile import networks as profiles
 from tests.train import small
 
@@ -37,11 +37,20 @@ def prices(structure: Structure, number_format: NumberFormat = "fp32") -> PriceT
     )
 
 
+@st.composite
+def choices_by_count(draw: st.DrawFn, structure: Structure) -> Choice:
+    """Any counts, with the groups of each space in any order, and any blocks."""
+    groups = tuple(draw(st.integers(1, x.group_count)) if x.is_droppable else x.group_count for x in structure.spaces)
+    blocks = tuple(draw(st.booleans()) for _ in structure.blocks)
+    order = [draw(st.permutations(range(x.group_count))) for x in structure.spaces]
+    return choice_from_counts(structure, KeptCounts(groups, blocks), order)
+
+
 @given(data=st.data(), spec=SPECS, group_size=st.integers(1, 3))
 @settings(max_examples=60)
 def test_every_unit_of_every_cut_is_priced(data: st.DataObject, spec: NetworkSpec, group_size: int) -> None:
     structure = analyse(spec, group_size)
-    choice = data.draw(choices(structure))
+    choice = data.draw(choices_by_count(structure))
 
     units = {layer.unit for layer in cut_spec(structure, choice).layers}
 
@@ -75,7 +84,9 @@ def test_the_latency_of_a_choice_is_the_prediction_of_its_network(
 ) -> None:
     structure = small.structure()
     table = prices(structure, number_format)
-    groups = tuple(data.draw(st.integers(1, x.group_count)) if x.is_droppable else x.group_count for x in structure.spaces)
+    groups = tuple(
+        data.draw(st.integers(1, x.group_count)) if x.is_droppable else x.group_count for x in structure.spaces
+    )
     kept = KeptCounts(groups, (True,) * len(structure.blocks))
 
     latency_us = measured_latency(structure, table, number_format).latency_us(kept)
@@ -141,6 +152,16 @@ def test_counts_become_the_first_groups_in_order() -> None:
 
     last = structure.spaces[space].channels_of_group(structure.spaces[space].group_count - 1)
     assert choice.channels[space] == tuple(last)
+
+
+def test_a_last_group_of_fewer_channels_only_stays_when_all_do() -> None:
+    structure = analyse(separable_network((10, 8), (2, 8, 8), 3), 4)
+    space, full = structure.output_space["stem"], mac_latency(structure, 1.0).full()
+    counts = KeptCounts(tuple(1 if i == space else n for i, n in enumerate(full.groups)), full.blocks)
+
+    choice = choice_from_counts(structure, counts, [list(reversed(range(x.group_count))) for x in structure.spaces])
+
+    assert choice.channels[space] == (4, 5, 6, 7)
 
 
 def test_full_counts_keep_everything() -> None:

@@ -206,7 +206,9 @@ def test_the_uniform_choice_is_within_the_budget_and_no_wider_share_is(
 
     kept = uniform_choices(model, budget_us, inner_only)
 
-    wider = [other for other in shares_of(structure, inner_only) if kept is None or sum(other.groups) > sum(kept.groups)]
+    wider = [
+        other for other in shares_of(structure, inner_only) if kept is None or sum(other.groups) > sum(kept.groups)
+    ]
     assert kept is None or model.latency_us(kept) <= budget_us
     assert all(model.latency_us(other) > budget_us for other in wider)
 

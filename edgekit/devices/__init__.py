@@ -1,1 +1,0 @@
-"""How a device is reached: the local machine today; every transport behind one interface."""

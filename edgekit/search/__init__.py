@@ -1,1 +1,0 @@
-"""Search over structures and bit-widths; not built yet."""
