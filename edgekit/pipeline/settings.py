@@ -74,10 +74,10 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise UsageError(
                 f"--coefficient-low {self.coefficient_low:g} must be below --coefficient-high {self.coefficient_high:g}"
             )
-        if self.search_share + self.trial_share > 1:
+        if (total := self.warmup_share + self.search_share + self.trial_share) > 1:
             raise UsageError(
-                f"search_share {self.search_share:g} and trial_share {self.trial_share:g} are parts of one whole",
-                "their sum is at most 1; what it leaves is for fine-tuning",
+                f"warmup_share, search_share and trial_share are parts of one schedule; their sum is {total:g}",
+                "it is at most 1: what they leave is for fine-tuning",
             )
         names = [f"{penalty:g}" for penalty in self.penalty_sweep]
         if len(set(names)) < len(names):

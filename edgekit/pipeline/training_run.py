@@ -110,7 +110,13 @@ def _fit_and_measure(work: Workspace, dense: Dense) -> _Measured:
     step: choosing within the budget and fine-tuning (the gates are learned once)."""
     aim = 1.0
     for attempt in range(MOST_REPEATS + 1):
-        measured = _measure(work, dense.final, _make_small(work, dense, aim, attempt), attempt)
+        try:
+            measured = _measure(work, dense.final, _make_small(work, dense, aim, attempt), attempt)
+        except BudgetError:
+            if attempt == 0:
+                raise
+            # Nothing fits the lower aim: what was made before is the nearest to the budget.
+            break
         miss = measured.chosen_us / measured.budget_us
         if work.settings.method == "dense" or work.settings.penalty_sweep or work.settings.latency_source == "macs":
             break

@@ -52,7 +52,7 @@ class DualAscent(PenaltyWeight):
 
         excess = (E[T] - B_t) / T_dense
         multiplier <- max(0, multiplier + integral_gain * excess)
-        lambda = (multiplier + proportional_gain * max(0, excess)) / T_dense
+        lambda = max(0, multiplier + proportional_gain * excess) / T_dense
 
     B_t falls linearly from the start to the budget over the first ``anneal`` of the steps. The integral term alone is
     too slow or overshoots.
@@ -61,9 +61,9 @@ class DualAscent(PenaltyWeight):
     start_us: float
     budget_us: float
     dense_us: float
-    integral_gain: float = 0.2
-    proportional_gain: float = 20.0
-    anneal: float = 0.6
+    integral_gain: float = 0.05
+    proportional_gain: float = 30.0
+    anneal: float = 0.8
     multiplier: float = 0.0
 
     def at(self, expected_us: float, step: int, total: int) -> float:
@@ -71,7 +71,8 @@ class DualAscent(PenaltyWeight):
         wanted_us = self.start_us + (self.budget_us - self.start_us) * progress
         excess = (expected_us - wanted_us) / self.dense_us
         self.multiplier = max(0.0, self.multiplier + self.integral_gain * excess)
-        weight = self.multiplier + self.proportional_gain * max(0.0, excess)
+        # Also below the budget: gates that overshoot and close for good would leave the choice to chance.
+        weight = max(0.0, self.multiplier + self.proportional_gain * excess)
         return weight * MICROSECONDS_PER_MILLISECOND / self.dense_us
 
     def state(self) -> dict[str, float]:

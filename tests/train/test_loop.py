@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -23,6 +26,7 @@ from edgekit.train.loop import (
     fit,
     hardware_precision,
     learning_rate_at,
+    stage_steps,
     total_steps,
 )
 from edgekit.types import Progress
@@ -186,16 +190,6 @@ def test_a_learning_rate_that_is_too_high_is_named() -> None:
     assert raised.value.hint is not None and "lower --learning-rate (now 1e+25)" in raised.value.hint
 
 
-def test_the_option_that_sets_the_rate_of_a_stage_is_named() -> None:
-    options = StageOptions("search", 1, rate_option="--set search-learning-rate")
-    recipe = Recipe(epochs=3, batch_size=16, learning_rate=1e25)
-
-    with pytest.raises(TrainingDivergedError) as raised:
-        fit(small.network(small.PERCEPTRON), small.split(), recipe, options)
-
-    assert "lower --set search-learning-rate" in str(raised.value.hint)
-
-
 @pytest.mark.parametrize("step", [1, 4, STEPS])
 def test_a_weight_that_becomes_nan_ends_training_and_reaches_no_checkpoint(tmp_path: Path, step: int) -> None:
     network = small.network()
@@ -324,6 +318,22 @@ def test_the_learning_rate_is_half_of_its_peak_in_the_middle() -> None:
 @pytest.mark.parametrize(("epochs", "expected"), [(1.0, 3), (2.5, 8), (1e-6, 1), (0.5, 2)])
 def test_a_stage_has_its_epochs_in_steps_and_at_least_one(epochs: float, expected: int) -> None:
     assert total_steps(small.split(48), Recipe(epochs=epochs, batch_size=16)) == expected
+
+
+@given(
+    epochs=st.floats(0.01, 20),
+    cuts=st.lists(st.floats(0, 1), max_size=4).map(lambda shares: [0.0, *sorted(shares), 1.0]),
+)
+def test_stages_lie_within_the_schedule_and_leave_no_gap(epochs: float, cuts: list[float]) -> None:
+    split, total = small.split(48), total_steps(small.split(48), Recipe(epochs=epochs, batch_size=16))
+
+    stages = [
+        stage_steps(split, Recipe(epochs=epochs, batch_size=16, start=start, stop=stop))
+        for start, stop in itertools.pairwise(cuts)
+    ]
+
+    covered = {step for first, count in stages for step in range(first, first + count)}
+    assert covered == set(range(total))
 
 
 def test_evaluation_is_the_share_of_right_answers() -> None:
