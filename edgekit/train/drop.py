@@ -61,9 +61,9 @@ class DualAscent(PenaltyWeight):
     start_us: float
     budget_us: float
     dense_us: float
-    integral_gain: float = 0.05
+    integral_gain: float = 0.1
     proportional_gain: float = 30.0
-    anneal: float = 0.8
+    anneal: float = 0.7
     multiplier: float = 0.0
 
     def at(self, expected_us: float, step: int, total: int) -> float:
