@@ -50,7 +50,13 @@ AUGMENTATIONS = click.Choice(["auto", "none", "shift", "flip", "shift+flip"])
     "--name", type=RUN_NAME, help="Name of the run in ./runs; made from model, runtime and format if not given."
 )
 @click.option("--resume", is_flag=True, help="Go on with the run of this name; its settings are known.")
-@click.option("--epochs", type=float, default=10.0, show_default=True, help="Passes over the data, per training.")
+@click.option(
+    "--epochs",
+    type=float,
+    default=10.0,
+    show_default=True,
+    help="Passes over the data that each network is trained for in total.",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of everything random.")
 @click.option("--batch-size", type=int, default=128, show_default=True, help="Images per step.")
 @click.option("--learning-rate", type=float, default=0.1, show_default=True, help="At its peak.")

@@ -42,7 +42,7 @@ def test_a_run_that_exists_is_not_begun_again(tmp_path: Path) -> None:
 
 def test_a_run_that_was_never_begun_cannot_be_resumed(tmp_path: Path) -> None:
     with (
-        pytest.raises(UsageError, match="there is no run .* to resume"),
+        pytest.raises(UsageError, match=r"there is no run .* to resume"),
         open_run(tmp_path / "run", SETTINGS, resume=True),
     ):
         pass
@@ -172,7 +172,7 @@ def test_files_that_were_being_written_are_removed_when_the_run_goes_on(tmp_path
 def test_a_config_that_cannot_be_read_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "config.json").write_bytes(content)
 
-    with pytest.raises(BadInputError, match="config.json"):
+    with pytest.raises(BadInputError, match=r"config\.json"):
         read_settings(tmp_path)
 
 

@@ -7,6 +7,7 @@ was made to attack an interpreter may still reach it, and belongs in a process o
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -95,8 +96,12 @@ class TfliteSession(Session):
         self._interpreter.invoke()
 
     def kernels(self) -> tuple[str, ...]:
-        """``xnnpack:CONV_2D`` for an operator that the delegate took over, ``builtin:CONV_2D`` for one that it left."""
-        return kernel_names(self._interpreter._get_ops_details())
+        """``xnnpack:CONV_2D[int8]`` for an operator that the delegate took over, ``builtin:...`` for one that it left;
+        with the type of what it computes."""
+        types = {
+            int(tensor["index"]): np.dtype(tensor["dtype"]).name for tensor in self._interpreter.get_tensor_details()
+        }
+        return kernel_names(self._interpreter._get_ops_details(), types)
 
     def _set_input(self, samples: FloatArray) -> None:
         if samples.ndim == 4:
@@ -110,8 +115,9 @@ class TfliteSession(Session):
         return result.transpose(0, 3, 1, 2) if result.ndim == 4 else result
 
 
-def kernel_names(operators: list[dict[str, Any]]) -> tuple[str, ...]:
-    """The names of the kernels of a graph, in its order, from what the interpreter tells of its operators.
+def kernel_names(operators: list[dict[str, Any]], types: Mapping[int, str]) -> tuple[str, ...]:
+    """The names of the kernels of a graph, in its order, from what the interpreter tells of its operators and the types
+    of its tensors.
 
     A delegate appends one operator for each part of the graph that it took over, and leaves the operators of that part
     in the list: these are the ones between the inputs and the outputs of the appended one.
@@ -127,7 +133,7 @@ def kernel_names(operators: list[dict[str, Any]]) -> tuple[str, ...]:
         if part["op_name"] == _DELEGATE:
             delegated |= _between(part, operators, producers)
     return tuple(
-        f"{'xnnpack' if index in delegated else 'builtin'}:{operator['op_name']}"
+        f"{'xnnpack' if index in delegated else 'builtin'}:{operator['op_name']}[{types[int(operator['outputs'][0])]}]"
         for index, operator in enumerate(operators)
         if operator["op_name"] != _DELEGATE
     )
