@@ -319,7 +319,7 @@ class LayerChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 class ModelPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One trained model of a run: a point of the accuracy/latency picture. ``role`` is dense, swept, candidate or
-    chosen. Accuracies are fractions on the test split, of the fp32 network."""
+    chosen. The accuracy is that of the exported file, in its number format, as a fraction of the test split."""
 
     name: str
     role: Literal["dense", "swept", "candidate", "chosen"]
@@ -335,7 +335,11 @@ class ModelPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class RunResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """result.json of a run directory: what was wanted, what came out, and beside which machine and settings."""
+    """result.json of a run directory: what was wanted, what came out, and beside which machine and settings.
+
+    Accuracies are those of the exported files, in their number format, on the test split. ``prediction_error`` is the
+    largest relative error of a predicted time that was found when the profile was made; None if none was.
+    """
 
     schema: Literal[1] = 1
     name: str
@@ -351,6 +355,7 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     predicted_us: Microseconds
     measured_us: Microseconds
     baseline_measured_us: Microseconds
+    prediction_error: Annotated[float, msgspec.Meta(ge=0, le=1e6)] | None = None
     accuracy: Fraction
     baseline_accuracy: Fraction
     points: tuple[ModelPoint, ...]

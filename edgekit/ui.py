@@ -191,7 +191,7 @@ def plain_table(table: Table) -> Iterator[str]:
 
 
 class _ProgressLines:
-    """Progress where no bar can be drawn: each new stage at once, a running one every ten seconds."""
+    """Progress where no bar can be drawn: each new stage and its end at once, a running one every ten seconds."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
@@ -200,7 +200,8 @@ class _ProgressLines:
 
     def __call__(self, progress: Progress) -> None:
         now = time.monotonic()
-        if progress.stage == self._stage and now - self._written_at < _LINE_INTERVAL_SECONDS:
+        is_end = progress.total > 0 and progress.done >= progress.total
+        if progress.stage == self._stage and not is_end and now - self._written_at < _LINE_INTERVAL_SECONDS:
             return
         self._stage, self._written_at = progress.stage, now
         share = f"{progress.done / progress.total:.0%}" if progress.total else f"{progress.done:g}"

@@ -177,7 +177,7 @@ def format_option(function: Function) -> Function:
 
 def model_option(*, required: bool) -> Callable[[Function], Function]:
     """--model: a name, a factory, or a network file."""
-    text = "A name such as resnet14, package.module:factory, or a network's .json file."
+    text = "A name such as resnet14, package.module:factory, file.py:factory, or a network's .json file."
     return click.option("--model", required=required, help=text)
 
 

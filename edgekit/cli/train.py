@@ -35,6 +35,7 @@ METHODS = click.Choice(["drop", "dense"])
 LATENCY_SOURCES = click.Choice(["measured", "macs"])
 SCOPES = click.Choice(["shared", "layer", "unit"])
 ESTIMATORS = click.Choice(["hard-concrete", "straight-through", "arm", "reinforce"])
+_TIMING_NOISE = 0.05
 AUGMENTATIONS = click.Choice(["auto", "none", "shift", "flip", "shift+flip"])
 
 
@@ -101,6 +102,8 @@ def train(
     directory = RUNS_FOLDER / (name or free_name(given))
     settings = resumed_settings(directory, given) if resume else new_settings(given)
     ui.resume = f"edgekit train --resume --name {directory.name}"
+    if resume:
+        ui.message(f"going on with {directory}")
     from edgekit.pipeline.training_run import train_run
 
     with ui.progress() as progress:
@@ -165,7 +168,19 @@ def describe(result: RunResult, directory: Path) -> Result:
     )
     table = Table(columns, tuple(_row(point) for point in result.points), right=frozenset(columns[2:]))
     data = {"run": directory, **{name: getattr(result, name) for name in result.__struct_fields__}}
-    return Result(data=data, text=(*summary, table))
+    return Result(data=data, text=(*summary, table), notes=_doubts(result))
+
+
+def _doubts(result: RunResult) -> tuple[str, ...]:
+    """What a measured time says about the profile that chose by predicted ones."""
+    allowed = (result.prediction_error or 0.0) + _TIMING_NOISE
+    for point in result.points:
+        if point.measured_us and abs(point.predicted_us / point.measured_us - 1) > allowed:
+            return (
+                f"{point.name}: predicted {point.predicted_us:.0f} us, measured {point.measured_us:.0f} us; the profile "
+                "is off by more than its own error: measure it again on a calm machine with edgekit profile --force",
+            )
+    return ()
 
 
 def _row(point: ModelPoint) -> tuple[str, ...]:

@@ -31,7 +31,9 @@ def named_network(name: str, input_shape: Shape, class_count: int) -> NetworkSpe
     """
     match = _NAME.fullmatch(name)
     if match is None:
-        raise UsageError(f"no network is called {name!r}", f"known: {MODEL_NAMES}; or package.module:factory")
+        raise UsageError(
+            f"no network is called {name!r}", f"known: {MODEL_NAMES}; or package.module:factory, file.py:factory"
+        )
     if match["hidden"]:
         hidden = [int(size) for size in match["hidden"][1:].split("-")]
         return multilayer_perceptron(hidden, input_shape, class_count, name)

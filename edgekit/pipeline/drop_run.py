@@ -68,7 +68,6 @@ class Trained:
     name: str
     network: Network
     choice: Choice
-    predicted_us: float
     penalty_per_ms: float | None = None
 
 
@@ -104,7 +103,7 @@ def run_to_budget(work: Workspace, dense: Dense, aim: float = 1.0, suffix: str =
     best, network = _best_of_trials(work, searched, dense, tried, suffix)
     start = min(1.0, search_end(work.settings) + work.settings.trial_share)
     work.train_stage(f"fine-tune{suffix}", network, work.recipe(start, 1.0, distil=True), teacher=dense.final)
-    return Trained("chosen", network, best.candidate.choice, best.candidate.predicted_us), searched
+    return Trained("chosen", network, best.candidate.choice), searched
 
 
 def run_sweep(work: Workspace, dense: Dense) -> list[tuple[Trained, Searched]]:
@@ -118,7 +117,7 @@ def run_sweep(work: Workspace, dense: Dense) -> list[tuple[Trained, Searched]]:
         network = _cut(work, searched, choice)
         recipe = work.recipe(search_end(work.settings), 1.0, distil=True)
         work.train_stage(f"sweep{index}-fine-tune", network, recipe, teacher=dense.final)
-        trained = Trained(f"lambda={penalty:g}", network, choice, work.latency.latency_us(kept), penalty)
+        trained = Trained(f"lambda={penalty:g}", network, choice, penalty)
         results.append((trained, searched))
     return results
 

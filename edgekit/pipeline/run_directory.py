@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -83,6 +84,10 @@ class RunDirectory:
             write_atomic(self._tensors_path(stage), save_tensors(plain))
         write_atomic(self._facts_path(stage), json.dumps(facts, indent=1).encode())
         self.checkpoints(stage).clear()
+
+    def discard(self) -> None:
+        """Remove the whole run: it never got to anything that is worth resuming."""
+        shutil.rmtree(self.path, ignore_errors=True)
 
     def append_metrics(self, values: dict[str, float | int | str]) -> None:
         """Add one line to metrics.jsonl. A kill can tear the last line; readers skip it, the next one starts anew."""

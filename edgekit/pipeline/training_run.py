@@ -18,7 +18,7 @@ import msgspec
 
 from edgekit import __version__
 from edgekit.codec import write_result
-from edgekit.errors import BudgetError, UsageError
+from edgekit.errors import BudgetError, EdgekitError, UsageError
 from edgekit.export.exporter import PreparedModel, keep, prepare, with_info
 from edgekit.files import sha256_bytes, sha256_file
 from edgekit.nn.cut import cut_spec, keep_everything, kept_names
@@ -97,12 +97,24 @@ def train_run(
     """
     with open_run(path, settings, resume) as run:
         started = time.monotonic()
-        work = prepare_workspace(settings, run, progress)
+        work = _prepare_or_discard(settings, run, resume, progress)
         dense = _train_dense(work)
         measured = _fit_and_measure(work, dense)
         result = _write(work, measured, time.monotonic() - started)
         write_result(run.result_path, result)
         return result
+
+
+def _prepare_or_discard(
+    settings: TrainSettings, run: RunDirectory, resume: bool, progress: ProgressCallback
+) -> Workspace:
+    """The workspace; a new run whose data, model or budget turn out to be impossible leaves no directory behind."""
+    try:
+        return prepare_workspace(settings, run, progress)
+    except EdgekitError:
+        if not resume:
+            run.discard()
+        raise
 
 
 def _fit_and_measure(work: Workspace, dense: Dense) -> _Measured:
@@ -171,7 +183,7 @@ def _make_small(work: Workspace, dense: Dense, aim: float, attempt: int) -> list
 
 
 def _measure(work: Workspace, dense: Network, small: Sequence[_Finished], attempt: int) -> _Measured:
-    dense_trained = Trained("dense", dense, keep_everything(work.structure), work.baseline_us)
+    dense_trained = Trained("dense", dense, keep_everything(work.structure))
     finished = [_Finished(dense_trained, None), *small]
     prepared = [_prepare(work, item.trained) for item in finished]
     timings = _stored_timings(work, prepared, attempt)
@@ -213,7 +225,7 @@ def _prepare(work: Workspace, trained: Trained) -> PreparedModel:
         target=work.target.name,
         runtime=settings.runtime,
         profile_hash=sha256_file(work.run.profile_path),
-        predicted_us=trained.predicted_us,
+        predicted_us=work.predicted_us(trained.network.spec),
         preprocessing=work.dataset.preprocessing,
         labels=work.dataset.class_names,
     )
@@ -266,7 +278,7 @@ def _keep_point(
         name=trained.name,
         role=role,
         accuracy=exported.accuracy,
-        predicted_us=trained.predicted_us,
+        predicted_us=work.predicted_us(spec),
         measured_us=timing.median_us,
         parameter_count=spec.parameter_count,
         mac_count=spec.mac_count,
@@ -316,6 +328,7 @@ def _result(work: Workspace, points: Sequence[ModelPoint], chosen: int, budget_u
         predicted_us=best.predicted_us,
         measured_us=best.measured_us or 0.0,
         baseline_measured_us=dense.measured_us or 0.0,
+        prediction_error=work.prediction_error(),
         accuracy=best.accuracy,
         baseline_accuracy=dense.accuracy,
         points=tuple(points),

@@ -5,6 +5,7 @@ Steps live in ``drop_run`` and ``training_run``; here are their inputs, and the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ from edgekit.train.batches import Augmentation, Split, make_split
 from edgekit.train.loop import GateStage, Recipe, StageOptions, evaluate, fit, hardware_precision
 from edgekit.train.pricing import mac_latency, measured_latency
 from edgekit.train.selection import check_reachable
-from edgekit.types import ProgressCallback, Target, Timing
+from edgekit.types import NetworkSpec, Progress, ProgressCallback, Target, Timing
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,15 @@ class Workspace:
         self.run.finish(stage, facts, tensors)
         return facts
 
+    def predicted_us(self, spec: NetworkSpec) -> float:
+        """Time of a network as the profile has it, whatever was measured since."""
+        return self.prices.network(spec.in_format(self.settings.number_format)).latency_us
+
+    def prediction_error(self) -> float | None:
+        """Largest relative error that was found when the profile was made, if it was looked for."""
+        error = self.prices.correction(self.settings.number_format).max_error
+        return error if math.isfinite(error) else None
+
     def time(self, networks: Sequence[Network], min_seconds: float = 0.5) -> list[Timing]:
         """Times of networks on the target, beside each other."""
         settings = self.settings
@@ -122,7 +132,10 @@ def augmentation_for(settings: TrainSettings, dataset: Dataset) -> Augmentation:
 
 def prepare(settings: TrainSettings, run: RunDirectory, progress: ProgressCallback) -> Workspace:
     """Read the data, build, profile and time the network, and see that the budget can be met: before any training."""
+    progress(Progress(stage="read data", done=0, total=1))
     dataset = load(settings.data, seed=settings.seed, image_size=settings.image_size, limit=settings.limit)
+    counts = {"images": str(len(dataset.labels)), "skipped": str(dataset.skipped_count)}
+    progress(Progress(stage="read data", done=1, total=1, values=counts))
     initial = make_network(settings.model, dataset.input_shape, dataset.class_count, settings.seed).eval()
     structure = analyse(initial.spec, settings.group_size)
     target = targets.find(settings.target)

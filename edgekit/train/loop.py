@@ -19,6 +19,7 @@ from edgekit.errors import TrainingDivergedError
 from edgekit.nn.network import OPEN, GateSample, Network
 from edgekit.train.batches import Augmentation, Split, batch_at, in_order, steps_per_epoch
 from edgekit.train.checkpoint import CheckpointFolder, Snapshot
+from edgekit.train.interruption import deferred_interrupt
 from edgekit.types import Progress, ProgressCallback, ignore_progress
 
 MetricsCallback = Callable[[dict[str, float | int | str]], None]
@@ -133,23 +134,29 @@ def fit(
     )
     first = _resume(network, optimizer, stage, gates)
     saved = time.monotonic()
-    for step in range(first, total):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(recipe, offset + step, schedule)
-        loss, accuracy = _train_step(network, split, recipe, stage, teacher, gates, optimizer, step, total)
-        if not math.isfinite(loss):
-            raise _diverged(stage, recipe, step, f"the loss became {loss}")
-        _tell(stage, recipe, split, step, (offset, total), loss, accuracy, gates)
-        is_due = stage.checkpoints is not None and time.monotonic() - saved >= stage.checkpoint_seconds
-        if is_due or step + 1 == total:
-            snapshot = _snapshot(network, optimizer, gates, step + 1)
-            # A finite loss can leave infinite gradients: such weights must neither be kept nor handed on.
-            if (name := _not_finite(snapshot)) is not None:
-                raise _diverged(stage, recipe, step, f"{name} became infinite or NaN")
-            if is_due and stage.checkpoints is not None:
-                stage.checkpoints.save(snapshot)
+    with deferred_interrupt() as interruption:
+        for step in range(first, total):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate_at(recipe, offset + step, schedule)
+            loss, accuracy = _train_step(network, split, recipe, stage, teacher, gates, optimizer, step, total)
+            if not math.isfinite(loss):
+                raise _diverged(stage, recipe, step, f"the loss became {loss}")
+            _tell(stage, recipe, split, step, (offset, total), loss, accuracy, gates)
+            is_due = time.monotonic() - saved >= stage.checkpoint_seconds
+            if is_due or interruption.is_requested or step + 1 == total:
+                _keep(_snapshot(network, optimizer, gates, step + 1), stage, recipe, step + 1 == total and not is_due)
                 saved = time.monotonic()
+            if interruption.is_requested:
+                raise KeyboardInterrupt
     network.eval()
+
+
+def _keep(snapshot: Snapshot, stage: StageOptions, recipe: Recipe, check_only: bool) -> None:
+    """Store a snapshot. A finite loss can leave infinite gradients: such weights must neither be kept nor handed on."""
+    if (name := _not_finite(snapshot)) is not None:
+        raise _diverged(stage, recipe, snapshot.step - 1, f"{name} became infinite or NaN")
+    if stage.checkpoints is not None and not check_only:
+        stage.checkpoints.save(snapshot)
 
 
 def _train_step(

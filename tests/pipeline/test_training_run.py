@@ -22,7 +22,7 @@ from edgekit.run.model import open_model
 from edgekit.types import ModelPoint, NumberFormat, RunResult, RuntimeName, Timing
 from tests.pipeline import runs
 
-PERCEPTRON = "mlp-32-16"
+PERCEPTRON = "mlp-128-64"
 KINDS: list[tuple[RuntimeName, NumberFormat]] = [
     ("onnx", "fp32"),
     ("onnx", "int8"),
