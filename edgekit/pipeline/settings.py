@@ -44,7 +44,7 @@ class TrainSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     budget: str = "50%"
     latency_source: Literal["measured", "macs"] = "measured"
     epochs: Positive = 10.0
-    warmup_share: Share = 0.25
+    warmup_share: Share = 0.15
     search_share: Share = 0.15
     trial_share: Share = 0.05
     batch_size: Annotated[int, msgspec.Meta(ge=2, le=1_000_000)] = 128

@@ -153,7 +153,8 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shares: list[float], 
         return [runs.timing(1000.0 * share) for share in (1.0, *shares)][: len(prepared)]
 
     monkeypatch.setattr(training_run, "_time", times)
-    settings = runs.settings(tmp_path, model=PERCEPTRON, penalty_sweep=(10.0, 3000.0), epochs=2.0, **changes)
+    plain: dict[str, Any] = {"epochs": 2.0, "search_share": 0.5, "gate_learning_rate": 1.0}
+    settings = runs.settings(tmp_path, model=PERCEPTRON, penalty_sweep=(10.0, 3000.0), **(plain | changes))
     return train_run(settings, tmp_path / "run")
 
 
@@ -219,7 +220,7 @@ def test_a_budget_that_no_file_reaches_still_gives_the_nearest_model(
 ) -> None:
     def far_slower(work: object, prepared: Any) -> list[Timing]:
         dense, *others = runs.steady_file_times(work, prepared)
-        return [dense, *(runs.timing(3 * other.median_us) for other in others)]
+        return [dense, *(runs.timing(10 * other.median_us) for other in others)]
 
     monkeypatch.setattr(training_run, "_time", far_slower)
 
