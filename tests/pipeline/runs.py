@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -118,3 +119,11 @@ def use_steady_clock(patch: pytest.MonkeyPatch) -> None:
     """No measurement depends on the machine any more: the same settings give the same run everywhere."""
     patch.setattr(workspace, "time_networks", steady_times)
     patch.setattr(training_run, "_time", steady_file_times)
+
+
+def with_units(whole: Profile, units: tuple[UnitTiming, ...]) -> Profile:
+    return msgspec.structs.replace(whole, units=units)
+
+
+def without_corrections(whole: Profile) -> Profile:
+    return msgspec.structs.replace(whole, corrections={})
