@@ -177,8 +177,8 @@ def _doubts(result: RunResult) -> tuple[str, ...]:
     for point in result.points:
         if point.measured_us and abs(point.predicted_us / point.measured_us - 1) > allowed:
             return (
-                f"{point.name}: predicted {point.predicted_us:.0f} us, measured {point.measured_us:.0f} us; the "
-                "profile is off by more than its own error: measure it again on a calm machine with edgekit profile --force",
+                f"{point.name}: predicted {point.predicted_us:.0f} us, measured {point.measured_us:.0f} us",
+                "the profile is off by more than its own error: edgekit profile --force, on a calm machine",
             )
     return ()
 

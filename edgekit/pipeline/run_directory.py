@@ -28,6 +28,7 @@ from edgekit.pipeline.settings import TrainSettings
 from edgekit.train.checkpoint import CheckpointFolder
 
 CONFIG, METRICS, RESULT = "config.json", "metrics.jsonl", "result.json"
+_LOCK = ".lock"
 # As `edgekit.files.write_atomic` names what it has not finished.
 _TORN = re.compile(r"\..+\.(json|safetensors|sha256|onnx|tflite)\.[a-z0-9_]{8}")
 
@@ -86,8 +87,13 @@ class RunDirectory:
         self.checkpoints(stage).clear()
 
     def discard(self) -> None:
-        """Remove the whole run: it never got to anything that is worth resuming."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Remove the whole run: it never got to anything that is worth resuming. Files of others in its folder stay."""
+        for folder in ("stages", "checkpoints", "models"):
+            shutil.rmtree(self.path / folder, ignore_errors=True)
+        for name in (CONFIG, METRICS, RESULT, self.profile_path.name, _LOCK):
+            (self.path / name).unlink(missing_ok=True)
+        with suppress(OSError):
+            self.path.rmdir()
 
     def append_metrics(self, values: dict[str, float | int | str]) -> None:
         """Add one line to metrics.jsonl. A kill can tear the last line; readers skip it, the next one starts anew."""
@@ -158,7 +164,7 @@ def _remove_torn(path: Path) -> None:
 @contextmanager
 def _held(path: Path) -> Iterator[None]:
     """The kernel drops the lock with the process, however that ends."""
-    descriptor = os.open(path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

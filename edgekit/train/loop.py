@@ -142,9 +142,9 @@ def fit(
             if not math.isfinite(loss):
                 raise _diverged(stage, recipe, step, f"the loss became {loss}")
             _tell(stage, recipe, split, step, (offset, total), loss, accuracy, gates)
-            is_due = time.monotonic() - saved >= stage.checkpoint_seconds
-            if is_due or interruption.is_requested or step + 1 == total:
-                _keep(_snapshot(network, optimizer, gates, step + 1), stage, recipe, step + 1 == total and not is_due)
+            is_due = interruption.is_requested or time.monotonic() - saved >= stage.checkpoint_seconds
+            if is_due or step + 1 == total:
+                _keep(_snapshot(network, optimizer, gates, step + 1), stage, recipe, check_only=not is_due)
                 saved = time.monotonic()
             if interruption.is_requested:
                 raise KeyboardInterrupt

@@ -66,5 +66,5 @@ def test_a_module_keeps_the_weights_that_it_comes_with(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_is_refused() -> None:
-    with pytest.raises(UsageError, match="no network is called 'resnet9'"):
-        make_network("resnet9", runs.SHAPE, 3, seed=0)
+    with pytest.raises(UsageError, match="no network is called 'alexnet'"):
+        make_network("alexnet", runs.SHAPE, 3, seed=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,14 @@ def stop_before(step: int) -> Callable[[Progress], None]:
     def callback(progress: Progress) -> None:
         if progress.done == step:
             raise Interrupted(step)
+
+    return callback
+
+
+def press_ctrl_c_after(step: int) -> Callable[[Progress], None]:
+    def callback(progress: Progress) -> None:
+        if progress.done == step:
+            signal.raise_signal(signal.SIGINT)
 
     return callback
 
@@ -130,6 +139,39 @@ def test_a_damaged_checkpoint_costs_steps_but_no_bit(tmp_path: Path, damaged: in
 
     assert_equal(unbroken, resumed)
     assert done[0] == first
+
+
+@pytest.mark.parametrize("step", [4, STEPS])
+def test_ctrl_c_stores_the_step_in_hand(tmp_path: Path, step: int) -> None:
+    unbroken = trained(RECIPE, stage(), "hard-concrete")
+    interrupted, resumed = stage(tmp_path, press_ctrl_c_after(step)), stage(tmp_path)
+    interrupted.checkpoint_seconds = resumed.checkpoint_seconds = 1e9
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(RECIPE, interrupted, "hard-concrete")
+
+    stored = CheckpointFolder(tmp_path, "search").newest()
+    assert stored is not None and stored.step == step
+    assert_equal(unbroken, trained(RECIPE, resumed, "hard-concrete"))
+
+
+def test_a_second_ctrl_c_ends_training_at_once(tmp_path: Path) -> None:
+    def press_twice(progress: Progress) -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(RECIPE, stage(tmp_path, press_twice), None)
+
+    assert CheckpointFolder(tmp_path, "search").newest() is None
+
+
+def test_ctrl_c_does_again_what_it_did_before_once_training_is_over() -> None:
+    before = signal.getsignal(signal.SIGINT)
+
+    trained(RECIPE, stage(), None)
+
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_another_seed_trains_other_weights() -> None:
