@@ -29,10 +29,11 @@ class Interruption:
 def deferred_interrupt() -> Iterator[Interruption]:
     """Ctrl-C sets a flag in place of ending the program within a step, where weights may be half updated.
 
-    Only the main thread can handle signals: elsewhere nothing changes.
+    Only the main thread can handle signals: elsewhere nothing changes, nor where the signal is ignored (nohup).
     """
     interruption = Interruption()
-    if threading.current_thread() is not threading.main_thread():
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         yield interruption
         return
     before = signal.signal(signal.SIGINT, interruption.request)

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,8 @@ def test_ctrl_c_while_it_waits_for_names_ends_with_130_and_one_json_object(model
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": str(Path(edgekit.__file__).parents[1])},
+        # Tests that are started in the background inherit an ignored SIGINT, and so would the process.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdin and process.stderr
     process.stdin.write("missing.png\n")
