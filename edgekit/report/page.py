@@ -175,7 +175,7 @@ def _models(run: Run, ranges: Ranges) -> Markup:
     if not run.result.points:
         return element("p", {"class": "quiet"}, "This run recorded no models.")
     content = join([legend(run), scatter(run, ranges)])
-    accuracies = "Accuracies are those of the fp32 network on the test split. Error is predicted against measured."
+    accuracies = "Accuracies are those of the exported files on the test split. Error is predicted against measured."
     caption = _SCATTER_CAPTION + (_BUDGET_CAPTION if run.budget_us else "")
     return join([captioned(content, caption), point_table(run), element("p", {"class": "note"}, accuracies)])
 
