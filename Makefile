@@ -7,9 +7,9 @@ INPUT ?= 1x28x28
 CLASSES ?= 10
 IMAGES ?= /usr/share/datasets/fashion-mnist/t10k-images-idx3-ubyte.gz
 MODEL ?= resnet8
-EPOCHS ?= 2
+EPOCHS ?= 4
 BUDGET ?= 50%
-LIMIT ?= 12000
+LIMIT ?= 24000
 
 VENV := .venv
 BIN := $(VENV)/bin

@@ -159,14 +159,16 @@ def free_name(given: dict[str, Any]) -> str:
 
 def describe(result: RunResult, directory: Path) -> Result:
     """What a run came to: the budget, the measured times, and every model of it."""
-    columns = ("model", "role", "accuracy", "predicted us", "measured us", "parameters")
+    columns = ("model", "role", "accuracy", "predicted us", "measured us", "budget us", "parameters", "bytes")
     dense_us = result.baseline_measured_us
     share = f", {result.measured_us / dense_us:.0%} of the dense network's {dense_us:.0f} us" if dense_us else ""
     summary = (
         f"{directory}: {result.measured_us:.0f} us measured{share}; budget {result.budget_us:.0f} us",
         f"accuracy {result.accuracy:.2%}; dense {result.baseline_accuracy:.2%}",
     )
-    table = Table(columns, tuple(_row(point) for point in result.points), right=frozenset(columns[2:]))
+    table = Table(
+        columns, tuple(_row(point, result.budget_us) for point in result.points), right=frozenset(columns[2:])
+    )
     data = {"run": directory, **{name: getattr(result, name) for name in result.__struct_fields__}}
     return Result(data=data, text=(*summary, table), notes=_doubts(result))
 
@@ -183,7 +185,7 @@ def _doubts(result: RunResult) -> tuple[str, ...]:
     return ()
 
 
-def _row(point: ModelPoint) -> tuple[str, ...]:
+def _row(point: ModelPoint, budget_us: float) -> tuple[str, ...]:
     measured = "-" if point.measured_us is None else f"{point.measured_us:.0f}"
     return (
         point.name,
@@ -191,5 +193,7 @@ def _row(point: ModelPoint) -> tuple[str, ...]:
         f"{point.accuracy:.2%}",
         f"{point.predicted_us:.0f}",
         measured,
+        f"{budget_us:.0f}",
         str(point.parameter_count),
+        str(point.size_bytes),
     )

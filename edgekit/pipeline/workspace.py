@@ -85,7 +85,7 @@ class Workspace:
         done = self.run.finished(stage)
         if done is not None:
             network.load_state_dict({n: t for n, t in self.run.tensors(stage).items() if not n.startswith("gates:")})
-            # The layout that training leaves behind: another one adds the same numbers in another order.
+            # The layout that training leaves behind: convolutions of one-channel images round otherwise in another.
             network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             if gates is not None:
                 gates.restore(_gate_tensors(self.run.tensors(stage)), done["gates"])

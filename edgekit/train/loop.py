@@ -244,10 +244,7 @@ def _resume(network: Network, optimizer: torch.optim.Optimizer, stage: StageOpti
         parts[part][rest] = tensor
     network.load_state_dict(parts["network"])
     state = optimizer.state_dict()
-    parameters = optimizer.param_groups[0]["params"]
-    # In the memory layout of its parameter, or the next step adds the same numbers in another order.
-    momentum = {int(index): torch.empty_like(parameters[int(index)]).copy_(v) for index, v in parts["momentum"].items()}
-    state["state"] = {index: {"momentum_buffer": value} for index, value in momentum.items()}
+    state["state"] = {int(index): {"momentum_buffer": value} for index, value in parts["momentum"].items()}
     optimizer.load_state_dict(state)
     if gates is not None:
         gates.restore(parts["gates"], dict(snapshot.facts))

@@ -16,6 +16,9 @@ from edgekit.errors import BadInputError, UsageError
 from edgekit.pipeline.run_directory import RunDirectory, open_run, read_settings
 from edgekit.pipeline.settings import TrainSettings
 
+# Forked from a process that has torch imported, which takes seconds.
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["edgekit.pipeline.training_run", "onnxruntime"])
 SETTINGS = TrainSettings(model="resnet8", data="digits")
 
 
@@ -83,8 +86,8 @@ def hold(path: Path, ready: Connection) -> None:
 
 def test_a_run_held_by_another_process_is_refused_until_that_ends(tmp_path: Path) -> None:
     path = begun(tmp_path / "run")
-    ours, theirs = multiprocessing.Pipe()
-    holder = multiprocessing.get_context("spawn").Process(target=hold, args=(path, theirs))
+    ours, theirs = processes.Pipe()
+    holder = processes.Process(target=hold, args=(path, theirs))
     holder.start()
     assert ours.poll(60)
 

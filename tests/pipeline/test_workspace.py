@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from edgekit.errors import BadInputError, BudgetError, UsageError
 from edgekit.pipeline import workspace
@@ -196,3 +197,15 @@ def test_a_finished_stage_is_read_back_and_not_trained_again(tmp_path: Path) -> 
 
     assert "search" not in stages and again.gates.logits.equal(first.gates.logits)
     assert all(v.equal(first.network.state_dict()[n]) for n, v in again.network.state_dict().items())
+
+
+def test_a_network_that_is_read_back_computes_the_same_bits(tmp_path: Path) -> None:
+    """As a teacher it would else lead a resumed run to other weights."""
+    work, (_, first) = prepared(tmp_path, epochs=1.0), learned(tmp_path)
+    images = torch.randn(64, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+
+    again = learn_gates(work, Dense(work.initial, work.initial), "search")
+
+    with torch.no_grad():
+        images = images.contiguous(memory_format=torch.channels_last)
+        assert again.network(images).equal(first.network(images))
