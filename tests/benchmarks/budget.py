@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def main() -> None:
         options.seeds, options.limit = [0, 1], 3000
     machine = msgspec.to_builtins(read_machine())
     with tempfile.TemporaryDirectory() as folder:
-        rows = [budget_row(options, seed, Path(folder)) for seed in options.seeds]
+        rows = [told(budget_row(options, seed, Path(folder))) for seed in options.seeds]
     if options.json:
         print(json.dumps({"rows": rows, "machine": machine}, indent=1))
     else:
@@ -47,6 +48,12 @@ def main() -> None:
         print(
             f"{sum(bool(row['within']) for row in rows)} of {len(rows)} within {LOWEST:.2f} to {HIGHEST:.2f}, {machine}"
         )
+
+
+def told(row: Row) -> Row:
+    """The row, shown on stderr as it comes: the table is printed at the end."""
+    print(f"seed {row['seed']}: {row['ratio']} of the budget", file=sys.stderr, flush=True)
+    return row
 
 
 def budget_row(options: argparse.Namespace, seed: int, folder: Path) -> Row:
