@@ -13,8 +13,9 @@ LIMIT ?= 24000
 
 VENV := .venv
 BIN := $(VENV)/bin
-BENCHMARKS ?= $(filter-out tests/benchmarks/table.py,$(sort $(wildcard tests/benchmarks/*.py)))
-BENCH_OPTIONS ?=
+BENCHMARKS ?= $(filter-out tests/benchmarks/table.py tests/benchmarks/ten_units.py,$(sort $(wildcard tests/benchmarks/*.py)))
+# The full length takes hours: make bench BENCH_OPTIONS=
+BENCH_OPTIONS ?= --quick
 EDGEKIT := ../$(BIN)/edgekit
 INSTALLED := $(VENV)/.installed
 export ORT_DISABLE_TELEMETRY = 1
