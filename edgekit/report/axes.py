@@ -59,7 +59,8 @@ def ticks(low: float, high: float, count: int = 5) -> tuple[float, ...]:
     step = tick_step(high - low, count)
     first = math.ceil(low / step - 1e-9)
     last = math.floor(high / step + 1e-9)
-    return tuple(index * step for index in range(first, last + 1))
+    # Rounding must not push a tick out of the figure.
+    return tuple(min(max(index * step, low), high) for index in range(first, last + 1))
 
 
 def tick_step(span: float, count: int = 5) -> float:
