@@ -22,7 +22,7 @@ from edgekit.pipeline.settings import TrainSettings
 from edgekit.pipeline.workspace import Workspace
 from edgekit.train.drop import DropStage, DualAscent, FixedWeight, PenaltyWeight
 from edgekit.train.pricing import choice_from_counts
-from edgekit.train.selection import Candidate, UnitValues, candidates, learned_values, smallest_us
+from edgekit.train.selection import Candidate, UnitValues, candidates, filled, learned_values, smallest_us
 
 _TIMING_REPEATS, _TIMING_SECONDS = 3, 0.4
 MARGIN = 0.985
@@ -177,7 +177,31 @@ def _measured_in_budget(work: Workspace, searched: Searched, aim: float) -> list
     if not fitting:
         raise _none_fits(work, timed)
     near = [tried for tried in fitting.values() if tried.share >= LOWEST_SHARE * budget_share]
-    return near or list(fitting.values())
+    return near or [_filled_up(work, searched, values, max(fitting.values(), key=lambda tried: tried.share), budget_us)]
+
+
+def _filled_up(work: Workspace, searched: Searched, values: UnitValues, start: Tried, budget_us: float) -> Tried:
+    """A candidate far below the budget, enlarged step by step as long as its *measured* time fits.
+
+    Predictions are anchored at what was measured last, so that only those of the steps matter: two choices on either
+    side of the budget may be predicted in the wrong order, and choosing anew would jump between them.
+    """
+    budget_share = budget_us / work.baseline_us
+    best, aim_us = start, budget_us
+    for _ in range(work.settings.max_corrections + 1):
+        best_us = best.share * work.baseline_us
+        anchored = work.steering.scaled_to(best_us, work.steering.latency_us(best.candidate.kept))
+        larger = filled(anchored, values, aim_us, best.candidate)
+        if larger is best.candidate:
+            break
+        (tried,) = _time_beside_dense(work, searched, [larger])
+        if tried.share <= budget_share:
+            best = tried
+        else:
+            aim_us = (best_us + aim_us) / 2
+        if best.share >= LOWEST_SHARE * budget_share:
+            break
+    return best
 
 
 def _none_fits(work: Workspace, timed: Sequence[Tried]) -> BudgetError:

@@ -183,9 +183,21 @@ def candidates(
     unique: dict[KeptCounts, Candidate] = {}
     for name, kept, order in found:
         if kept not in unique:
-            choice = choice_from_counts(structure, kept, order)
-            unique[kept] = Candidate(name, kept, choice, model.latency_us(kept))
+            unique[kept] = _candidate(model, name, kept, order)
     return list(unique.values())
+
+
+def filled(model: LatencyModel, values: UnitValues, budget_us: float, candidate: Candidate) -> Candidate:
+    """The candidate with what fits into the rest of the budget added by learned value; itself if nothing does."""
+    kept = _exchange(model, values, budget_us, candidate.kept, only_add=True)
+    if kept == candidate.kept:
+        return candidate
+    name = candidate.name if candidate.name.endswith("+fill") else f"{candidate.name}+fill"
+    return _candidate(model, name, kept, [list(order) for order in values.order])
+
+
+def _candidate(model: LatencyModel, name: str, kept: KeptCounts, order: list[list[int]]) -> Candidate:
+    return Candidate(name, kept, choice_from_counts(model.structure, kept, order), model.latency_us(kept))
 
 
 def choice_count(model: LatencyModel) -> int:

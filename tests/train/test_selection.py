@@ -17,13 +17,16 @@ from edgekit.errors import BudgetError
 from edgekit.nn.families import multilayer_perceptron, residual_network, separable_network
 from edgekit.nn.latency import KeptCounts, LatencyModel
 from edgekit.nn.structure import Structure
+from edgekit.train.pricing import choice_from_counts
 from edgekit.train.selection import (
     EXACT_LIMIT,
+    Candidate,
     UnitValues,
     candidates,
     check_reachable,
     choice_count,
     fastest_choice,
+    filled,
     learned_values,
     magnitude_order,
     select,
@@ -252,6 +255,21 @@ def test_the_best_learned_candidate_is_worth_at_least_as_much_as_every_other() -
     learned, *others = candidates(model, values, budget_between(model, 0.5), magnitudes)
 
     assert all(values.total(structure, learned.kept) >= values.total(structure, x.kept) for x in others)
+
+
+def test_filling_up_only_adds_and_stays_within_the_budget() -> None:
+    structure = LARGE["deep"]
+    model, values = small.staircase_latency(structure, 9), unit_values(structure, 9)
+    budget_us = budget_between(model, 0.6)
+    kept = fastest_choice(model)
+    narrow = Candidate("fastest", kept, choice_from_counts(structure, kept), model.latency_us(kept))
+
+    wider = filled(model, values, budget_us, narrow)
+
+    assert wider.name == "fastest+fill"
+    assert narrow.predicted_us < wider.predicted_us <= budget_us
+    assert all(more >= less for more, less in zip(wider.kept.groups, narrow.kept.groups, strict=True))
+    assert filled(model, values, wider.predicted_us, wider) is wider
 
 
 def test_groups_inside_a_dropped_block_are_worth_nothing() -> None:
