@@ -132,22 +132,21 @@ def _corner_choices(model: LatencyModel) -> Iterator[KeptCounts]:
 def select(model: LatencyModel, values: UnitValues, budget_us: float, starts: Sequence[KeptCounts] = ()) -> KeptCounts:
     """The choice of greatest value whose latency is at most ``budget_us``.
 
-    Up to `EXACT_LIMIT` choices all are looked at. Beyond: greedy removal by value per microsecond from the full
-    network, then exchange until nothing improves; the same from every start that fits. Raises BudgetError when nothing
-    fits.
+    Up to `EXACT_LIMIT` choices all are looked at. Beyond: greedy removal from the full network and greedy growth from
+    the fastest, both by value per microsecond, then trades until nothing improves; the same from every start that fits.
+    Raises BudgetError when nothing fits.
     """
     check_reachable(model, budget_us)
     if choice_count(model) <= EXACT_LIMIT:
         fitting = (kept for kept in _all_choices(model) if model.latency_us(kept) <= budget_us)
         return max(fitting, key=lambda kept: values.total(model.structure, kept))
-    options = [_remove_greedily(model, values, budget_us), *starts]
+    grown = _grow(model, values, budget_us, fastest_choice(model))
+    options = [_remove_greedily(model, values, budget_us), grown, *starts]
     improved = [
-        _exchange(model, values, budget_us, kept)
+        _trade(model, values, budget_us, kept)
         for kept in options
         if kept is not None and model.latency_us(kept) <= budget_us
     ]
-    if not improved:
-        improved = [_exchange(model, values, budget_us, fastest_choice(model))]
     return max(improved, key=lambda kept: values.total(model.structure, kept))
 
 
@@ -178,8 +177,8 @@ def candidates(
         kept = uniform_choices(model, budget_us, inner_only)
         if kept is not None:
             found.append((name, kept, by_magnitude))
-            filled = _exchange(model, values, budget_us, kept, only_add=True)
-            found.append((f"{name}+fill", filled, [list(order) for order in values.order]))
+            wider = _grow(model, values, budget_us, kept)
+            found.append((f"{name}+fill", wider, [list(order) for order in values.order]))
     unique: dict[KeptCounts, Candidate] = {}
     for name, kept, order in found:
         if kept not in unique:
@@ -189,7 +188,7 @@ def candidates(
 
 def filled(model: LatencyModel, values: UnitValues, budget_us: float, candidate: Candidate) -> Candidate:
     """The candidate with what fits into the rest of the budget added by learned value; itself if nothing does."""
-    kept = _exchange(model, values, budget_us, candidate.kept, only_add=True)
+    kept = _grow(model, values, budget_us, candidate.kept)
     if kept == candidate.kept:
         return candidate
     name = candidate.name if candidate.name.endswith("+fill") else f"{candidate.name}+fill"
@@ -264,16 +263,45 @@ def _remove_greedily(model: LatencyModel, values: UnitValues, budget_us: float) 
     return kept
 
 
-def _exchange(
-    model: LatencyModel, values: UnitValues, budget_us: float, kept: KeptCounts, only_add: bool = False
+def _grow(
+    model: LatencyModel, values: UnitValues, budget_us: float, kept: KeptCounts, avoid: KeptCounts | None = None
 ) -> KeptCounts:
-    """Add what fits, or give one thing up for another, as long as the value rises."""
+    """Add what fits, the most value per microsecond first; a step that would lead to ``avoid`` is not taken."""
+    while True:
+        value, latency_us = values.total(model.structure, kept), model.latency_us(kept)
+        best, best_density = None, 0.0
+        for larger in _steps(model, kept, +1):
+            gained = values.total(model.structure, larger) - value
+            if gained <= 1e-9 or larger == avoid or (larger_us := model.latency_us(larger)) > budget_us:
+                continue
+            density = gained / max(larger_us - latency_us, 1e-9)
+            if density > best_density:
+                best, best_density = larger, density
+        if best is None:
+            return kept
+        kept = best
+
+
+def _trade(model: LatencyModel, values: UnitValues, budget_us: float, kept: KeptCounts) -> KeptCounts:
+    """Give one thing up for one other, and where that no longer pays for several others, as long as the value rises."""
+    while True:
+        kept = _exchange(model, values, budget_us, kept)
+        value = values.total(model.structure, kept)
+        smaller = [base for base in _steps(model, kept, -1) if model.latency_us(base) <= budget_us]
+        regrown = [_grow(model, values, budget_us, base, avoid=kept) for base in smaller]
+        best = max(regrown, key=lambda other: values.total(model.structure, other), default=kept)
+        if values.total(model.structure, best) <= value + 1e-9:
+            return kept
+        kept = best
+
+
+def _exchange(model: LatencyModel, values: UnitValues, budget_us: float, kept: KeptCounts) -> KeptCounts:
+    """Add what fits, or give one thing up for one other, as long as the value rises."""
     structure = model.structure
     value = values.total(structure, kept)
     while True:
         best, best_value = None, value + 1e-9
-        bases = [kept] if only_add else [kept, *_steps(model, kept, -1)]
-        for base in bases:
+        for base in (kept, *_steps(model, kept, -1)):
             for other in _steps(model, base, +1):
                 gained = values.total(structure, other)
                 if gained > best_value and model.latency_us(other) <= budget_us:
