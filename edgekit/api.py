@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from edgekit import __version__, codec, targets
-from edgekit.errors import BadInputError, BudgetError, DeviceError, UnsupportedModelError, UsageError
+from edgekit.errors import BadInputError, BudgetError, UnsupportedModelError, UsageError
 from edgekit.export.check import relative_difference
 from edgekit.export.exporter import export_network
 from edgekit.nn.cut import Choice, cut_network, cut_spec
@@ -31,8 +31,8 @@ from edgekit.pipeline.profiling import profile_network
 from edgekit.pipeline.settings import parse_budget
 from edgekit.pipeline.timing import time_networks
 from edgekit.pipeline.training_run import weights_hash
-from edgekit.profile import PriceTable
-from edgekit.runtimes import get, names
+from edgekit.profile import PriceTable, check_runtime, open_stopwatch
+from edgekit.runtimes import names
 from edgekit.train.attached import AttachedGates, weight_of
 from edgekit.train.drop import DropStage
 from edgekit.train.pricing import choice_from_counts, measured_latency
@@ -47,7 +47,6 @@ from edgekit.types import (
     Profile,
     ProgressCallback,
     RuntimeName,
-    RuntimeOptions,
     Shape,
     Timing,
     ignore_progress,
@@ -92,15 +91,17 @@ def profile_model(
     by width if not given. Raises UnsupportedModelError where the model cannot be traced, UsageError for a target that
     cannot be measured here.
     """
-    profiled = profile_network(
-        analyse(_network(model, input_shape).spec, group_size),
-        target=targets.find(target),
-        runtime=runtime,
-        formats=(number_format,),
-        path=None if path is None else Path(path),
-        method=method,
-        progress=progress,
-    )
+    structure, device = analyse(_network(model, input_shape).spec, group_size), targets.find(target)
+    with open_stopwatch(device, runtime) as stopwatch:
+        profiled = profile_network(
+            structure,
+            target=device,
+            stopwatch=stopwatch,
+            formats=(number_format,),
+            path=None if path is None else Path(path),
+            method=method,
+            progress=progress,
+        )
     return profiled.profile
 
 
@@ -131,20 +132,16 @@ def measure(
     min_seconds: float = 1.0,
     progress: ProgressCallback = ignore_progress,
 ) -> Timing:
-    """Time of one sample through the whole ``model``, written for ``runtime`` and run on this machine.
+    """Time of one sample through the whole ``model``, written for ``runtime`` and run on ``target``.
 
-    ``input_shape`` may be left out for what `shrink` returned. Raises DeviceError for a target that is not this
-    machine, UsageError for a runtime or number format that it does not have.
+    ``input_shape`` may be left out for what `shrink` returned. Raises DeviceError for a target that cannot be reached,
+    UsageError for a runtime or number format that it does not have.
     """
-    options = _local_options(target, runtime, number_format)
-    (timing,) = time_networks(
-        [_network(model, input_shape)],
-        get(runtime),
-        number_format,
-        threads=options.threads,
-        min_seconds=min_seconds,
-        progress=progress,
-    )
+    device = targets.find(target)
+    check_runtime(device, runtime, [number_format])
+    network = _network(model, input_shape)
+    with open_stopwatch(device, runtime) as stopwatch:
+        (timing,) = time_networks([network], stopwatch, number_format, min_seconds=min_seconds, progress=progress)
     return timing
 
 
@@ -345,24 +342,6 @@ def _check_settings(
             f"estimator is {estimator!r}; in a loop of your own, allowed are {' and '.join(_PATHWISE)}",
             "score-function estimators evaluate the loss themselves: use edgekit train --estimator for those",
         )
-
-
-def _local_options(target_name: str, runtime: RuntimeName, number_format: NumberFormat) -> RuntimeOptions:
-    target = targets.find(target_name)
-    if target.transport != "local":
-        raise DeviceError(
-            f"target {target.name!r} is reached by {target.transport}, and models can be timed on this machine only",
-            "measure on the device itself, or predict from its profile",
-        )
-    options = target.runtimes.get(runtime)
-    if options is None:
-        raise UsageError(f"target {target.name!r} has no runtime {runtime!r}; it has {', '.join(target.runtimes)}")
-    if number_format not in options.formats:
-        raise UsageError(
-            f"target {target.name!r} does not execute {number_format} on {runtime}; allowed are "
-            f"{', '.join(options.formats)}"
-        )
-    return options
 
 
 def _budget_us(budget: str, latency: LatencyModel) -> float:

@@ -88,9 +88,10 @@ def profile(
 
 def _measure(ui: Output, structure: Structure, runtime: RuntimeName, options: dict[str, Any]) -> Profiled:
     from edgekit.pipeline.profiling import profile_network
+    from edgekit.profile import open_stopwatch
 
-    with ui.progress() as progress:
-        return profile_network(structure, runtime=runtime, progress=progress, **options)
+    with ui.progress() as progress, open_stopwatch(options["target"], runtime) as stopwatch:
+        return profile_network(structure, stopwatch=stopwatch, progress=progress, **options)
 
 
 def _data(device: Target, profiled: Profiled) -> dict[str, object]:

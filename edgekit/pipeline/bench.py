@@ -1,11 +1,13 @@
 """Times of model files beside each other, and beside what was predicted for them.
 
-All files are loaded in one process and take turns, so that ratios hold where the machine drifts; nothing is written.
+All files of a runtime are loaded in one process on the target and take turns, so that ratios hold where the machine
+drifts; nothing is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgekit.codec import decode_model_info
-from edgekit.errors import BadInputError, DeviceError, UsageError
+from edgekit.errors import BadInputError, UsageError
 from edgekit.files import read_bounded
-from edgekit.profile import measure_interleaved, read_machine
+from edgekit.profile import LocalStopwatch, Stopwatch, open_stopwatch
 from edgekit.profile.machine import taints
 from edgekit.run.model import MAX_MODEL_BYTES, METADATA_KEY
-from edgekit.runtimes import Session, get
+from edgekit.runtimes import get
 from edgekit.types import (
     Count,
     Machine,
@@ -82,8 +84,7 @@ class _Loaded:
     path: Path
     runtime: RuntimeName
     info: ModelInfo | None
-    size_bytes: int
-    session: Session
+    content: bytes
 
 
 def bench(
@@ -97,18 +98,28 @@ def bench(
 ) -> BenchResult:
     """Time every model for at least ``min_seconds``; without a ``baseline`` the first one is it.
 
-    ``threads`` is that of the ``target`` for each runtime if not given, else 1. Files that edgekit did not write are
-    timed too, if they have one float input and output of known shapes. Raises UsageError without models, BadInputError
-    for a file that is no model, DeviceError for a target that is not this machine.
+    ``threads`` is that of the ``target`` for each runtime if not given, else 1; without a ``target`` models run here.
+    Files that edgekit did not write are timed too, if they have one float input and output of known shapes. Raises
+    UsageError without models or for a runtime that the target does not have, BadInputError for a file that is no model,
+    DeviceError for a target that cannot be reached.
     """
-    _check_target(target)
     paths = _in_order(models, baseline)
-    loaded = [_load(path, _threads(path, target, threads)) for path in paths]
-    machine = read_machine()
-    blocks = _measure([model.session for model in loaded], min_seconds, progress)
+    loaded = [_load(path) for path in paths]
+    with ExitStack() as stack:
+        watches = {
+            name: stack.enter_context(_stopwatch(name, target, threads))
+            for name in dict.fromkeys(model.runtime for model in loaded)
+        }
+        kernels = [_kernels(model, watches[model.runtime]) for model in loaded]
+        machine = watches[loaded[0].runtime].machine()
+        blocks = _measure(loaded, watches, min_seconds, progress)
+        versions = {name: watch.version() for name, watch in watches.items()}
     base = paths.index(baseline or paths[0])
     ratios = [[block[index].median_us / block[base].median_us for block in blocks] for index in range(len(loaded))]
-    rows = [_row(model, merge([block[index] for block in blocks]), ratios[index]) for index, model in enumerate(loaded)]
+    rows = [
+        _row(model, versions[model.runtime], kernels[index], merge([block[index] for block in blocks]), ratios[index])
+        for index, model in enumerate(loaded)
+    ]
     return BenchResult(
         baseline=str(paths[base]),
         rows=tuple(rows),
@@ -118,12 +129,10 @@ def bench(
     )
 
 
-def _check_target(target: Target | None) -> None:
-    if target is not None and target.transport != "local":
-        raise DeviceError(
-            f"target {target.name!r} is reached by {target.transport}, and models can be timed on this machine only",
-            "run edgekit bench on the device itself, or use --target cpu",
-        )
+def _stopwatch(runtime: RuntimeName, target: Target | None, threads: int | None) -> Stopwatch:
+    if target is None:
+        return LocalStopwatch(get(runtime), threads or 1)
+    return open_stopwatch(target, runtime, threads)
 
 
 def _in_order(models: Sequence[Path], baseline: Path | None) -> list[Path]:
@@ -135,18 +144,6 @@ def _in_order(models: Sequence[Path], baseline: Path | None) -> list[Path]:
     return paths
 
 
-def _threads(path: Path, target: Target | None, threads: int | None) -> int:
-    if threads is not None or target is None:
-        return threads or 1
-    name = _runtime_name(path)
-    if name not in target.runtimes:
-        raise UsageError(
-            f"{path}: target {target.name!r} does not run {name}; it runs {', '.join(target.runtimes)}",
-            f"add [runtimes.{name}] to the target file, or name another target",
-        )
-    return target.runtimes[name].threads
-
-
 def _runtime_name(path: Path) -> RuntimeName:
     name = _RUNTIMES.get(path.suffix.lower())
     if name is None:
@@ -154,25 +151,51 @@ def _runtime_name(path: Path) -> RuntimeName:
     return name
 
 
-def _load(path: Path, threads: int) -> _Loaded:
+def _load(path: Path) -> _Loaded:
     name = _runtime_name(path)
     content = read_bounded(path, MAX_MODEL_BYTES)
-    runtime = get(name)
+    with _naming(path):
+        text = get(name).metadata(content).get(METADATA_KEY)
+    info = decode_model_info(text, str(path)) if text is not None else None
+    return _Loaded(path, name, info, content)
+
+
+def _kernels(model: _Loaded, stopwatch: Stopwatch) -> tuple[str, ...]:
+    """What ran, asked before anything is timed: a model that does not load is told by its name."""
+    with _naming(model.path):
+        return stopwatch.kernels(model.content)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
     try:
-        text = runtime.metadata(content).get(METADATA_KEY)
-        session = runtime.load(content, threads)
+        yield
     except BadInputError as error:
         raise BadInputError(f"{path}: {error.message}", error.hint) from error
-    info = decode_model_info(text, str(path)) if text is not None else None
-    return _Loaded(path, name, info, len(content), session)
 
 
-def _measure(sessions: Sequence[Session], min_seconds: float, progress: ProgressCallback) -> list[list[Timing]]:
-    """Timings by block and model."""
-    blocks = []
-    for block in range(BLOCKS):
-        blocks.append(measure_interleaved(sessions, min_seconds=min_seconds / BLOCKS, min_runs=_RUNS_PER_BLOCK))
-        progress(Progress(stage="bench", done=block + 1, total=BLOCKS))
+def _measure(
+    models: Sequence[_Loaded],
+    watches: Mapping[RuntimeName, Stopwatch],
+    min_seconds: float,
+    progress: ProgressCallback,
+) -> list[list[Timing]]:
+    """Timings by block and model. Where there are several runtimes they take turns too, block by block."""
+    blocks: list[list[Timing]] = []
+    turns, blocks_per_turn = (BLOCKS, 1) if len(watches) > 1 else (1, BLOCKS)
+    for turn in range(turns):
+        timings: dict[int, list[Timing]] = {}
+        for name, watch in watches.items():
+            own = [index for index, model in enumerate(models) if model.runtime == name]
+            found = watch.measure_blocks(
+                [models[index].content for index in own],
+                blocks_per_turn,
+                min_seconds=min_seconds / BLOCKS,
+                min_runs=_RUNS_PER_BLOCK,
+            )
+            timings |= {index: [block[place] for block in found] for place, index in enumerate(own)}
+        blocks += [[timings[index][block] for index in range(len(models))] for block in range(blocks_per_turn)]
+        progress(Progress(stage="bench", done=turn + 1, total=turns))
     return blocks
 
 
@@ -194,18 +217,18 @@ def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
     return float(np.median(ordered)), float(ordered[1]), float(ordered[-2])
 
 
-def _row(model: _Loaded, measured: Timing, ratios: Sequence[float]) -> BenchRow:
+def _row(model: _Loaded, version: str, kernels: tuple[str, ...], measured: Timing, ratios: Sequence[float]) -> BenchRow:
     ratio, low, high = median_interval(ratios)
     return BenchRow(
         path=str(model.path),
         runtime=model.runtime,
-        runtime_version=get(model.runtime).version(),
+        runtime_version=version,
         number_format=model.info.number_format if model.info else None,
         measured=measured,
         predicted_us=model.info.predicted_us if model.info else None,
         ratio=ratio,
         ratio_low=low,
         ratio_high=high,
-        kernels=model.session.kernels(),
-        size_bytes=model.size_bytes,
+        kernels=kernels,
+        size_bytes=len(model.content),
     )

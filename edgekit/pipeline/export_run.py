@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit import __version__
+from edgekit import __version__, targets
 from edgekit.codec import check_network
 from edgekit.data import load
 from edgekit.errors import UsageError
@@ -17,7 +17,7 @@ from edgekit.export.exporter import keep, prepare, with_info
 from edgekit.nn.network import Network
 from edgekit.pipeline.run_directory import RunDirectory, read_settings
 from edgekit.pipeline.training_run import CHOSEN, weights_hash
-from edgekit.profile import measure_interleaved
+from edgekit.profile import check_runtime, open_stopwatch
 from edgekit.runtimes import get
 from edgekit.train.batches import make_split
 from edgekit.types import (
@@ -41,12 +41,15 @@ def export_run(
     path: Path | None = None,
     progress: ProgressCallback = ignore_progress,
 ) -> ExportedModel:
-    """Write the network that the run at ``run`` chose, check it against torch, time it here, and keep it at ``path``.
+    """Write the network that the run at ``run`` chose, check it against torch, time it on the run's target, and keep it
+    at ``path``.
 
-    Without ``path`` it goes to the run's models. Raises UsageError when the run is not finished, ExportMismatchError
-    when the file does not agree with the network.
+    Without ``path`` it goes to the run's models. Raises UsageError when the run is not finished or its target does not
+    execute that format on that runtime, ExportMismatchError when the file does not agree with the network.
     """
     settings = read_settings(run)
+    target = targets.find(settings.target)
+    check_runtime(target, runtime, [number_format])
     network = chosen_network(RunDirectory(run))
     dataset = load(settings.data, seed=settings.seed, image_size=settings.image_size, limit=settings.limit)
     train, test = make_split(dataset, dataset.train), make_split(dataset, dataset.test)
@@ -71,7 +74,8 @@ def export_run(
         info=info,
         progress=progress,
     )
-    (timing,) = measure_interleaved([made.load(prepared.model)], min_seconds=_MIN_TIMED_SECONDS, progress=progress)
+    with open_stopwatch(target, runtime) as stopwatch:
+        (timing,) = stopwatch.measure_whole([prepared.model], min_seconds=_MIN_TIMED_SECONDS, progress=progress)
     timed = with_info(prepared, msgspec.structs.replace(prepared.info, measured_us=timing.median_us))
     return keep(timed, path or run / "models" / f"chosen-{number_format}{made.suffix}")
 

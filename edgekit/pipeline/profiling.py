@@ -12,8 +12,7 @@ from pathlib import Path
 from edgekit.codec import read_profile, replace_profile, write_profile
 from edgekit.errors import BadInputError
 from edgekit.nn.structure import Structure
-from edgekit.profile import measure_profile, read_machine
-from edgekit.runtimes import get
+from edgekit.profile import Stopwatch, measure_profile
 from edgekit.train.pricing import priced_units, random_networks
 from edgekit.types import (
     Method,
@@ -39,9 +38,9 @@ class Profiled:
     measured_count: int
 
 
-def default_profile_path(target: Target, runtime: RuntimeName) -> Path:
+def default_profile_path(target: Target, stopwatch: Stopwatch) -> Path:
     """profiles/TARGET-RUNTIME-VERSION-CPU.json: times of another processor or version never share a file."""
-    parts = (target.name, *get(runtime).version().split(), read_machine().cpu)
+    parts = (target.name, *stopwatch.version().split(), stopwatch.machine().cpu)
     return PROFILES_FOLDER / (re.sub(r"[^a-z0-9.]+", "-", "-".join(parts).lower()).strip("-") + ".json")
 
 
@@ -49,7 +48,7 @@ def profile_network(
     structure: Structure,
     *,
     target: Target,
-    runtime: RuntimeName,
+    stopwatch: Stopwatch,
     formats: tuple[NumberFormat, ...],
     path: Path | None = None,
     method: Method | None = None,
@@ -62,10 +61,10 @@ def profile_network(
     measured.
     """
     method = method or Method()
-    path = path or default_profile_path(target, runtime)
+    path = path or default_profile_path(target, stopwatch)
     existing = read_profile(path) if path.exists() and not force else None
     if existing is not None:
-        _check_source(existing, path, target, runtime)
+        _check_source(existing, path, target, stopwatch.runtime.name)
     units = [unit for number_format in formats for unit in priced_units(structure, number_format)]
     known = {timing.unit for timing in existing.units} if existing else set()
     missing = [unit for unit in dict.fromkeys(units) if unit not in known]
@@ -78,7 +77,7 @@ def profile_network(
         path.unlink()
     profile = measure_profile(
         target=target,
-        runtime=runtime,
+        stopwatch=stopwatch,
         units=units,
         whole_networks=whole,
         existing=existing,

@@ -9,29 +9,27 @@ from collections.abc import Sequence
 
 from edgekit.nn.folding import fold
 from edgekit.nn.network import Network
-from edgekit.profile import measure_interleaved
+from edgekit.profile import Stopwatch
 from edgekit.profile.frame import plausible_ranges
-from edgekit.runtimes import FoldedNetwork, Runtime, Session
+from edgekit.runtimes import FoldedNetwork, Runtime
 from edgekit.types import NumberFormat, ProgressCallback, Timing, ignore_progress
 
 
 def time_networks(
     networks: Sequence[Network],
-    runtime: Runtime,
+    stopwatch: Stopwatch,
     number_format: NumberFormat,
     *,
-    threads: int = 1,
     min_seconds: float = 0.5,
     progress: ProgressCallback = ignore_progress,
 ) -> list[Timing]:
-    """Times of the networks as files of ``number_format``, interleaved in one process."""
-    sessions = [_load(network, runtime, number_format, threads) for network in networks]
-    return measure_interleaved(sessions, min_seconds=min_seconds, progress=progress)
+    """Times of the networks as files of ``number_format``, interleaved in one process on the target."""
+    models = [_written(network, stopwatch.runtime, number_format) for network in networks]
+    return stopwatch.measure_whole(models, min_seconds=min_seconds, progress=progress)
 
 
-def _load(network: Network, runtime: Runtime, number_format: NumberFormat, threads: int) -> Session:
+def _written(network: Network, runtime: Runtime, number_format: NumberFormat) -> bytes:
     # The ranges decide what is computed, not how long it takes: calibrated ones come with the export.
     ranges = plausible_ranges(network.spec) if number_format == "int8" else None
     spec = network.spec.in_format(number_format)
-    folded = FoldedNetwork(spec, fold(spec, network.layer_modules))
-    return runtime.load(runtime.write(folded, number_format, ranges), threads)
+    return runtime.write(FoldedNetwork(spec, fold(spec, network.layer_modules)), number_format, ranges)

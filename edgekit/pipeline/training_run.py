@@ -29,7 +29,6 @@ from edgekit.pipeline.run_directory import RunDirectory, open_run, read_settings
 from edgekit.pipeline.settings import TrainSettings, parse_budget
 from edgekit.pipeline.workspace import Workspace
 from edgekit.pipeline.workspace import prepare as prepare_workspace
-from edgekit.profile import measure_interleaved, read_machine
 from edgekit.train.loop import evaluate
 from edgekit.types import (
     LayerChoice,
@@ -98,9 +97,9 @@ def train_run(
     with open_run(path, settings, resume) as run:
         started = time.monotonic()
         work = _prepare_or_discard(settings, run, resume, progress)
-        dense = _train_dense(work)
-        measured = _fit_and_measure(work, dense)
-        result = _write(work, measured, time.monotonic() - started)
+        with work.stopwatch:
+            measured = _fit_and_measure(work, _train_dense(work))
+            result = _write(work, measured, time.monotonic() - started)
         write_result(run.result_path, result)
         return result
 
@@ -244,10 +243,9 @@ def _prepare(work: Workspace, trained: Trained) -> PreparedModel:
 def _time(work: Workspace, prepared: Sequence[PreparedModel]) -> list[Timing]:
     """The very files that are kept, beside each other; of several timings the one with the median ratio of the last
     model to the dense one, since a single one of tens of microseconds can be off by a tenth on a busy machine."""
-    threads = work.target.runtimes[work.settings.runtime].threads
-    sessions = [work.runtime.load(model.model, threads) for model in prepared]
+    models = [model.model for model in prepared]
     repeats = [
-        measure_interleaved(sessions, min_seconds=_MIN_TIMED_SECONDS, progress=work.progress)
+        work.stopwatch.measure_whole(models, min_seconds=_MIN_TIMED_SECONDS, progress=work.progress)
         for _ in range(_TIMING_REPEATS)
     ]
     return sorted(repeats, key=lambda timings: timings[-1].median_us / timings[0].median_us)[_TIMING_REPEATS // 2]
@@ -337,7 +335,7 @@ def _result(work: Workspace, points: Sequence[ModelPoint], chosen: int, budget_u
         accuracy=best.accuracy,
         baseline_accuracy=dense.accuracy,
         points=tuple(points),
-        machine=read_machine(),
+        machine=work.stopwatch.machine(),
         settings=_plain_settings(settings),
         versions=_versions(),
         seconds=seconds,

@@ -17,7 +17,6 @@ import torch
 from edgekit import targets
 from edgekit.codec import read_profile, replace_profile
 from edgekit.data import Dataset, load
-from edgekit.errors import UsageError
 from edgekit.nn.latency import LatencyModel
 from edgekit.nn.network import Network
 from edgekit.nn.structure import Structure, analyse
@@ -26,8 +25,8 @@ from edgekit.pipeline.profiling import profile_network
 from edgekit.pipeline.run_directory import RunDirectory
 from edgekit.pipeline.settings import TrainSettings, parse_budget
 from edgekit.pipeline.timing import time_networks
-from edgekit.profile import PriceTable
-from edgekit.runtimes import Runtime, get
+from edgekit.profile import PriceTable, Stopwatch, check_runtime, open_stopwatch
+from edgekit.runtimes import Runtime
 from edgekit.train.batches import Augmentation, Split, make_split
 from edgekit.train.loop import GateStage, Recipe, StageOptions, evaluate, fit, hardware_precision
 from edgekit.train.pricing import mac_latency, measured_latency
@@ -49,7 +48,7 @@ class Workspace:
     initial: Network
     structure: Structure
     target: Target
-    runtime: Runtime
+    stopwatch: Stopwatch
     prices: PriceTable
     latency: LatencyModel
     steering: LatencyModel
@@ -57,6 +56,11 @@ class Workspace:
     budget_us: float
     precision: str
     progress: ProgressCallback
+
+    @property
+    def runtime(self) -> Runtime:
+        """What writes the models, and runs them on the target."""
+        return self.stopwatch.runtime
 
     def recipe(self, start: float, stop: float, *, distil: bool = False) -> Recipe:
         """The part of the run's schedule from ``start`` to ``stop`` (0 to 1), with a teacher's term if ``distil``."""
@@ -118,9 +122,7 @@ class Workspace:
 
     def time(self, networks: Sequence[Network], min_seconds: float = 0.5) -> list[Timing]:
         """Times of networks on the target, beside each other."""
-        settings = self.settings
-        threads = self.target.runtimes[settings.runtime].threads
-        return time_networks(networks, self.runtime, settings.number_format, threads=threads, min_seconds=min_seconds)
+        return time_networks(networks, self.stopwatch, self.settings.number_format, min_seconds=min_seconds)
 
 
 def augmentation_for(settings: TrainSettings, dataset: Dataset) -> Augmentation:
@@ -139,10 +141,10 @@ def prepare(settings: TrainSettings, run: RunDirectory, progress: ProgressCallba
     initial = make_network(settings.model, dataset.input_shape, dataset.class_count, settings.seed).eval()
     structure = analyse(initial.spec, settings.group_size)
     target = targets.find(settings.target)
-    _check_target(settings, target)
-    runtime = get(settings.runtime)
-    prices = _prices(settings, run, structure, target, progress)
-    baseline_us, budget_us = _budget(settings, run, initial, runtime, target)
+    check_runtime(target, settings.runtime, [settings.number_format])
+    stopwatch = open_stopwatch(target, settings.runtime)
+    prices = _prices(settings, run, structure, target, stopwatch, progress)
+    baseline_us, budget_us = _budget(settings, run, initial, stopwatch)
     latency = measured_latency(structure, prices, settings.number_format)
     latency = latency.scaled_to(baseline_us, latency.latency_us(latency.full()))
     steering = mac_latency(structure, baseline_us) if settings.latency_source == "macs" else latency
@@ -159,7 +161,7 @@ def prepare(settings: TrainSettings, run: RunDirectory, progress: ProgressCallba
         initial=initial,
         structure=structure,
         target=target,
-        runtime=runtime,
+        stopwatch=stopwatch,
         prices=prices,
         latency=latency,
         steering=steering,
@@ -170,28 +172,20 @@ def prepare(settings: TrainSettings, run: RunDirectory, progress: ProgressCallba
     )
 
 
-def _check_target(settings: TrainSettings, target: Target) -> None:
-    if settings.runtime not in target.runtimes:
-        raise UsageError(
-            f"target {target.name!r} has no runtime {settings.runtime!r}; it has {', '.join(target.runtimes)}"
-        )
-    formats = target.runtimes[settings.runtime].formats
-    if settings.number_format not in formats:
-        raise UsageError(
-            f"target {target.name!r} does not execute {settings.number_format} on {settings.runtime}",
-            f"use --format {' or '.join(formats)}",
-        )
-
-
 def _prices(
-    settings: TrainSettings, run: RunDirectory, structure: Structure, target: Target, progress: ProgressCallback
+    settings: TrainSettings,
+    run: RunDirectory,
+    structure: Structure,
+    target: Target,
+    stopwatch: Stopwatch,
+    progress: ProgressCallback,
 ) -> PriceTable:
     if run.profile_path.exists():
         return PriceTable(read_profile(run.profile_path))
     profiled = profile_network(
         structure,
         target=target,
-        runtime=settings.runtime,
+        stopwatch=stopwatch,
         formats=(settings.number_format,),
         path=Path(settings.profile) if settings.profile else None,
         progress=progress,
@@ -200,13 +194,10 @@ def _prices(
     return PriceTable(profiled.profile)
 
 
-def _budget(
-    settings: TrainSettings, run: RunDirectory, dense: Network, runtime: Runtime, target: Target
-) -> tuple[float, float]:
+def _budget(settings: TrainSettings, run: RunDirectory, dense: Network, stopwatch: Stopwatch) -> tuple[float, float]:
     facts = run.finished("baseline")
     if facts is None:
-        threads = target.runtimes[settings.runtime].threads
-        (timing,) = time_networks([dense], runtime, settings.number_format, threads=threads, min_seconds=1.0)
+        (timing,) = time_networks([dense], stopwatch, settings.number_format, min_seconds=1.0)
         facts = {"timing": msgspec.to_builtins(timing)}
         run.finish("baseline", facts)
     baseline_us = float(facts["timing"]["median_us"])

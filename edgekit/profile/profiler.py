@@ -13,51 +13,30 @@ from statistics import median
 import msgspec
 
 from edgekit.codec import check_same_source
-from edgekit.errors import UsageError
 from edgekit.profile.correction import fit_correction
 from edgekit.profile.frame import frame, framed, identity, plausible_ranges, with_random_weights
-from edgekit.profile.machine import read_machine, taints
-from edgekit.profile.measure import (
-    CHUNK_MODELS,
-    DRIFT_LIMIT,
-    Chunk,
-    measure_chunk,
-    measure_cold,
-    measure_sessions,
-    scale_timing,
-)
+from edgekit.profile.machine import taints
+from edgekit.profile.measure import CHUNK_MODELS, scale_timing
 from edgekit.profile.predict import PriceTable, number_format
-from edgekit.runtimes import Runtime, Session, get
+from edgekit.profile.stopwatch import Stopwatch, check_runtime
+from edgekit.profile.yardstick import DRIFT_LIMIT, YARDSTICK, Chunk, scale_chunk
 from edgekit.types import (
     Method,
     NetworkSpec,
     Profile,
     Progress,
     ProgressCallback,
-    RuntimeName,
-    RuntimeOptions,
     Target,
     UnitSpec,
     UnitTiming,
     ignore_progress,
 )
 
-YARDSTICK = UnitSpec(
-    kind="conv",
-    input_shape=(32, 14, 14),
-    output_shape=(32, 14, 14),
-    kernel=(3, 3),
-    padding=(1, 1, 1, 1),
-    activation="relu",
-)
-"""Unit whose framed model is timed in every chunk: its drift is the machine's. Every profile holds it, so that times
-taken later are scaled to the same reference."""
-
 
 def measure_profile(
     *,
     target: Target,
-    runtime: RuntimeName,
+    stopwatch: Stopwatch,
     units: Sequence[UnitSpec],
     whole_networks: Sequence[NetworkSpec],
     existing: Profile | None,
@@ -68,12 +47,12 @@ def measure_profile(
     """Time the units that ``existing`` lacks, then fit a correction for each number format among ``whole_networks``.
 
     ``save`` gets the profile after every chunk of models, so that an interruption loses one chunk at most. Without
-    whole networks the corrections of ``existing`` stay. Raises UsageError for a target, runtime or number format that
-    cannot be measured here, BadInputError when ``existing`` was measured on something else or lacks a unit of a whole
-    network, UnsupportedModelError for a unit that the runtime does not execute.
+    whole networks the corrections of ``existing`` stay. Raises UsageError for a runtime or format that the target does
+    not have, BadInputError when ``existing`` was measured on something else or lacks a unit of a whole network,
+    UnsupportedModelError for a unit that the runtime does not execute.
     """
-    options = _options(target, runtime, {unit.number_format for unit in units})
-    stage = _Stage(get(runtime), options.threads, method, save or _keep_nothing, progress)
+    check_runtime(target, stopwatch.runtime.name, [unit.number_format for unit in units])
+    stage = _Stage(stopwatch, method, save or _keep_nothing, progress)
     profile = _begin(target, stage, existing)
     profile = _measure_units(profile, units, stage)
     if whole_networks:
@@ -86,47 +65,28 @@ def measure_profile(
 class _Stage:
     """What every step of the measurement needs."""
 
-    runtime: Runtime
-    threads: int
+    stopwatch: Stopwatch
     method: Method
     save: Callable[[Profile], None]
     progress: ProgressCallback
 
-    def load(self, spec: NetworkSpec) -> Session:
+    def write(self, spec: NetworkSpec) -> bytes:
         wanted = number_format(spec)
         ranges = plausible_ranges(spec) if wanted == "int8" else None
-        return self.runtime.load(self.runtime.write(with_random_weights(spec), wanted, ranges), self.threads)
+        return self.stopwatch.runtime.write(with_random_weights(spec), wanted, ranges)
 
 
 def _keep_nothing(_: Profile) -> None:
     """Where no profile is to be kept on the way."""
 
 
-def _options(target: Target, runtime: RuntimeName, formats: set[str]) -> RuntimeOptions:
-    if target.transport != "local":
-        raise UsageError(
-            f"target {target.name!r} is reached by {target.transport}; only local targets can be measured",
-            'run edgekit on that device, with a target file that says transport = "local"',
-        )
-    if runtime not in target.runtimes:
-        known = ", ".join(target.runtimes)
-        raise UsageError(f"target {target.name!r} has no runtime {runtime!r}", f"use one of: {known}")
-    options = target.runtimes[runtime]
-    if refused := formats.difference(options.formats):
-        raise UsageError(
-            f"target {target.name!r} does not execute {', '.join(sorted(refused))} on {runtime}",
-            f"use one of: {', '.join(options.formats)}",
-        )
-    return options
-
-
 def _begin(target: Target, stage: _Stage, existing: Profile | None) -> Profile:
-    machine = read_machine()
+    machine = stage.stopwatch.machine()
     profile = Profile(
         target=target.name,
-        runtime=stage.runtime.name,
-        runtime_version=stage.runtime.version(),
-        threads=stage.threads,
+        runtime=stage.stopwatch.runtime.name,
+        runtime_version=stage.stopwatch.version(),
+        threads=stage.stopwatch.threads,
         machine=machine,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         method=stage.method,
@@ -135,7 +95,7 @@ def _begin(target: Target, stage: _Stage, existing: Profile | None) -> Profile:
         tainted=taints(machine),
     )
     if existing is None:
-        (overhead,) = measure_sessions([stage.load(identity())], stage.method)
+        (overhead,) = stage.stopwatch.measure([stage.write(identity())], stage.method).timings
         return msgspec.structs.replace(profile, overhead_us=overhead.median_us)
     check_same_source(existing, profile, "the profile to be continued")
     return msgspec.structs.replace(
@@ -151,12 +111,12 @@ def _measure_units(profile: Profile, units: Sequence[UnitSpec], stage: _Stage) -
     is_new = not profile.units
     known = {timing.unit for timing in profile.units}
     missing = [unit for unit in dict.fromkeys((YARDSTICK, *units)) if unit not in known]
-    yardstick = stage.load(framed(YARDSTICK))
+    yardstick = stage.write(framed(YARDSTICK))
     drifts: list[float] = []
     done = 0
     for chunk in _chunks(missing):
-        timings, measured = _time_units(chunk, yardstick, _reference_us(profile), stage)
-        profile = msgspec.structs.replace(profile, units=(*profile.units, *timings))
+        timings, measured, tainted = _time_units(chunk, yardstick, _reference_us(profile), stage)
+        profile = _tainted(msgspec.structs.replace(profile, units=(*profile.units, *timings)), *tainted)
         drifts.append(measured.drift)
         stage.save(profile)
         done += len(chunk)
@@ -201,38 +161,43 @@ def _chunks(units: Sequence[UnitSpec]) -> Iterator[list[UnitSpec]]:
 
 
 def _time_units(
-    units: Sequence[UnitSpec], yardstick: Session, reference_us: float | None, stage: _Stage
-) -> tuple[list[UnitTiming], Chunk]:
+    units: Sequence[UnitSpec], yardstick: bytes, reference_us: float | None, stage: _Stage
+) -> tuple[list[UnitTiming], Chunk, tuple[str, ...]]:
     frames = list(dict.fromkeys(frame(unit) for unit in units))
-    sessions = [stage.load(spec) for spec in (*map(framed, units), *frames)]
-    measured = measure_chunk(sessions, yardstick, stage.method, reference_us)
-    cold = measure_cold(sessions[: len(units)])
+    models = [stage.write(spec) for spec in (*map(framed, units), *frames)]
+    found = stage.stopwatch.measure([*models, yardstick], stage.method, cold_count=len(units))
+    measured = scale_chunk(found.timings, reference_us)
     frame_timing = dict(zip(frames, measured.timings[len(units) :], strict=True))
     timings = [
         UnitTiming(unit=unit, framed=timing, frame=frame_timing[frame(unit)], cold=cold_timing)
-        for unit, timing, cold_timing in zip(units, measured.timings[: len(units)], cold, strict=True)
+        for unit, timing, cold_timing in zip(units, measured.timings[: len(units)], found.cold, strict=True)
     ]
-    return timings, measured
+    return timings, measured, found.tainted
 
 
 def _with_taint(profile: Profile, drift: float) -> Profile:
     if abs(drift) <= DRIFT_LIMIT:
         return profile
     taint = f"the machine's speed drifted: a fixed model's time changed by {drift:+.0%}"
-    return msgspec.structs.replace(profile, tainted=tuple(dict.fromkeys((*profile.tainted, taint))))
+    return _tainted(profile, taint)
+
+
+def _tainted(profile: Profile, *reasons: str) -> Profile:
+    return msgspec.structs.replace(profile, tainted=tuple(dict.fromkeys((*profile.tainted, *reasons))))
 
 
 def _correct(profile: Profile, networks: Sequence[NetworkSpec], stage: _Stage) -> Profile:
     """Fit the corrections anew on networks that are timed whole, beside the yardstick."""
     table = PriceTable(profile)
     pairs: dict[str, list[tuple[float, float]]] = {}
-    yardstick = stage.load(framed(YARDSTICK))
+    yardstick = stage.write(framed(YARDSTICK))
     for start in range(0, len(networks), CHUNK_MODELS):
         chunk = networks[start : start + CHUNK_MODELS]
         sums = [table.sum_us(network) for network in chunk]
-        sessions = [stage.load(network) for network in chunk]
-        measured = measure_chunk(sessions, yardstick, stage.method, _reference_us(profile))
-        profile = _with_taint(profile, measured.drift)
+        models = [stage.write(network) for network in chunk]
+        found = stage.stopwatch.measure([*models, yardstick], stage.method)
+        measured = scale_chunk(found.timings, _reference_us(profile))
+        profile = _tainted(_with_taint(profile, measured.drift), *found.tainted)
         for network, sum_us, timing in zip(chunk, sums, measured.timings, strict=True):
             pairs.setdefault(number_format(network), []).append((sum_us, timing.median_us))
         done = start + len(chunk)

@@ -74,7 +74,7 @@ def test_ratios_are_taken_block_by_block_so_that_drift_cancels(
     small: Path, large: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     machine_slows_down = iter([[timing(10.0 * 2**block), timing(30.0 * 2**block)] for block in range(BLOCKS)])
-    monkeypatch.setattr("edgekit.pipeline.bench.measure_interleaved", lambda *_, **__: next(machine_slows_down))
+    monkeypatch.setattr("edgekit.profile.stopwatch.measure_interleaved", lambda *_, **__: next(machine_slows_down))
     row = run(large, baseline=small).rows[1]
     assert (row.path, row.ratio_low, row.ratio, row.ratio_high) == (str(large), 3.0, 3.0, 3.0)
 

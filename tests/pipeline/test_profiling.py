@@ -12,6 +12,7 @@ from edgekit.codec import read_profile, replace_profile
 from edgekit.errors import BadInputError
 from edgekit.pipeline import profiling
 from edgekit.pipeline.profiling import Profiled, profile_network
+from edgekit.profile import open_stopwatch
 from edgekit.types import Profile, RuntimeName
 from tests.pipeline import runs
 
@@ -23,15 +24,17 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     def measure(**arguments: Any) -> Profile:
         asked.append(arguments)
-        return runs.profile(runtime=arguments["runtime"])
+        return runs.profile(runtime=arguments["stopwatch"].runtime.name)
 
     monkeypatch.setattr(profiling, "measure_profile", measure)
     return asked
 
 
 def profiled(path: Path, runtime: RuntimeName = "onnx", **options: Any) -> Profiled:
+    target = targets.find("cpu")
+    stopwatch = open_stopwatch(target, runtime)
     return profile_network(
-        runs.structure(), target=targets.find("cpu"), runtime=runtime, formats=("fp32", "int8"), path=path, **options
+        runs.structure(), target=target, stopwatch=stopwatch, formats=("fp32", "int8"), path=path, **options
     )
 
 
@@ -88,6 +91,8 @@ def test_times_of_another_runtime_are_refused_even_if_none_is_missing(
 
 
 def test_the_default_file_names_target_runtime_version_and_processor() -> None:
-    path = profiling.default_profile_path(targets.find("cpu"), "onnx")
+    target = targets.find("cpu")
+
+    path = profiling.default_profile_path(target, open_stopwatch(target, "onnx"))
 
     assert path.parent == Path("profiles") and path.name.startswith("cpu-onnxruntime-") and path.suffix == ".json"

@@ -10,11 +10,13 @@ import pytest
 
 from edgekit.codec import check_profile
 from edgekit.errors import BadInputError, UsageError
-from edgekit.profile import measure, profiler
+from edgekit.profile import measure
 from edgekit.profile.predict import PriceTable
-from edgekit.profile.profiler import YARDSTICK, measure_profile
+from edgekit.profile.profiler import measure_profile
+from edgekit.profile.stopwatch import LocalStopwatch
 from edgekit.profile.units import distinct_units, width_variants
-from edgekit.runtimes import FoldedNetwork, Ranges, Runtime, Session
+from edgekit.profile.yardstick import YARDSTICK
+from edgekit.runtimes import FoldedNetwork, Ranges, Runtime, Session, get
 from edgekit.types import Method, NetworkSpec, NumberFormat, Profile, Progress, RuntimeName, RuntimeOptions, Target
 from tests.profile.clock import Clock, FakeSession
 from tests.profile.networks import conv, residual
@@ -67,16 +69,18 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> _ExactRuntime:
     clock = Clock()
     runtime = _ExactRuntime(clock)
     monkeypatch.setattr(measure, "perf_counter_ns", clock)
-    monkeypatch.setattr(profiler, "get", lambda _: runtime)
     return runtime
 
 
 def _measure(
-    networks: list[NetworkSpec], whole: list[NetworkSpec] | None = None, existing: Profile | None = None
+    runtime: Runtime,
+    networks: list[NetworkSpec],
+    whole: list[NetworkSpec] | None = None,
+    existing: Profile | None = None,
 ) -> Profile:
     return measure_profile(
         target=_TARGET,
-        runtime="onnx",
+        stopwatch=LocalStopwatch(runtime),
         units=distinct_units(networks),
         whole_networks=whole or [],
         existing=existing,
@@ -87,13 +91,13 @@ def _measure(
 def test_a_unit_has_the_time_that_it_adds(runtime: _ExactRuntime) -> None:
     unit = conv(8, 16, 8)
 
-    profile = _measure([residual(size=16)])
+    profile = _measure(runtime, [residual(size=16)])
 
     assert PriceTable(profile).unit_us(unit)[0] == pytest.approx(1 + unit.mac_count / 1e4, rel=1e-3)
 
 
 def test_every_unit_and_the_yardstick_are_in_the_profile(runtime: _ExactRuntime) -> None:
-    profile = _measure([residual()])
+    profile = _measure(runtime, [residual()])
 
     assert {timing.unit for timing in profile.units} == {YARDSTICK, *distinct_units([residual()])}
     check_profile(profile, "profile")
@@ -102,7 +106,7 @@ def test_every_unit_and_the_yardstick_are_in_the_profile(runtime: _ExactRuntime)
 def test_whole_networks_are_predicted_exactly_where_times_add_up(runtime: _ExactRuntime) -> None:
     networks = [residual((a, b)).in_format("int8") for a, b in ((8, 8), (8, 16), (16, 32), (32, 32))]
 
-    profile = _measure(networks, whole=networks)
+    profile = _measure(runtime, networks, whole=networks)
 
     predicted = [PriceTable(profile).network(network).latency_us for network in networks]
     assert predicted == pytest.approx([_network_ns(network) / 1000 for network in networks], rel=1e-3)
@@ -110,21 +114,21 @@ def test_whole_networks_are_predicted_exactly_where_times_add_up(runtime: _Exact
 
 
 def test_only_what_is_missing_is_measured(runtime: _ExactRuntime) -> None:
-    first = _measure([residual()])
+    first = _measure(runtime, [residual()])
     runtime.loaded.clear()
 
-    second = _measure([residual()], existing=first)
+    second = _measure(runtime, [residual()], existing=first)
 
     assert second.units == first.units
-    assert len(runtime.loaded) == 1, "the yardstick is loaded, and nothing else"
+    assert runtime.loaded == []
 
 
 def test_times_taken_later_on_a_slower_machine_are_scaled_to_the_first(runtime: _ExactRuntime) -> None:
-    first = _measure([residual()])
+    first = _measure(runtime, [residual()])
     runtime.slowness = 1.5
     wide = residual(trunk=(64, 64))
 
-    second = _measure([wide], existing=first)
+    second = _measure(runtime, [wide], existing=first)
 
     assert PriceTable(second).sum_us(wide) == pytest.approx((_network_ns(wide) - 2000) / 1000, rel=0.02)
     assert any("drifted" in taint for taint in second.tainted)
@@ -139,7 +143,7 @@ def test_a_disturbed_first_chunk_does_not_set_the_scale_of_the_rest(runtime: _Ex
 
     profile = measure_profile(
         target=_TARGET,
-        runtime="onnx",
+        stopwatch=LocalStopwatch(runtime),
         units=units,
         whole_networks=[],
         existing=None,
@@ -163,7 +167,7 @@ def test_an_interruption_keeps_what_was_measured(runtime: _ExactRuntime) -> None
     with pytest.raises(KeyboardInterrupt):
         measure_profile(
             target=_TARGET,
-            runtime="onnx",
+            stopwatch=LocalStopwatch(runtime),
             units=units,
             whole_networks=[],
             existing=None,
@@ -176,33 +180,34 @@ def test_an_interruption_keeps_what_was_measured(runtime: _ExactRuntime) -> None
 
 
 def test_the_corrections_stay_when_no_whole_networks_are_given(runtime: _ExactRuntime) -> None:
-    first = _measure([residual()], whole=[residual()])
+    first = _measure(runtime, [residual()], whole=[residual()])
 
-    second = _measure([residual(trunk=(8, 32))], existing=first)
+    second = _measure(runtime, [residual(trunk=(8, 32))], existing=first)
 
     assert second.corrections == first.corrections != {}
 
 
 def test_a_profile_of_another_runtime_version_is_not_continued(runtime: _ExactRuntime) -> None:
-    old = msgspec.structs.replace(_measure([residual()]), runtime_version="exact 0.9")
+    old = msgspec.structs.replace(_measure(runtime, [residual()]), runtime_version="exact 0.9")
 
     with pytest.raises(BadInputError, match="runtime_version"):
-        _measure([residual()], existing=old)
+        _measure(runtime, [residual()], existing=old)
 
 
 @pytest.mark.parametrize(
     ("target", "reason"),
     [
-        (msgspec.structs.replace(_TARGET, transport="ssh", address="pi"), "ssh"),
         (msgspec.structs.replace(_TARGET, runtimes={"tflite": RuntimeOptions()}), "no runtime 'onnx'"),
         (msgspec.structs.replace(_TARGET, runtimes={"onnx": RuntimeOptions(formats=("int8",))}), "fp32"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_with_its_reason(target: Target, reason: str) -> None:
+def test_what_cannot_be_measured_is_refused_with_its_reason(
+    runtime: _ExactRuntime, target: Target, reason: str
+) -> None:
     with pytest.raises(UsageError, match=reason):
         measure_profile(
             target=target,
-            runtime="onnx",
+            stopwatch=LocalStopwatch(runtime),
             units=[conv(8, 8, 8)],
             whole_networks=[],
             existing=None,
@@ -215,7 +220,7 @@ def test_a_real_runtime_gives_a_profile_that_prices_its_networks() -> None:
     pytest.importorskip("onnx", reason="writing ONNX models needs the package onnx")
     networks = [residual(), residual((16, 32), 16)]
 
-    profile = _measure(networks, whole=networks)
+    profile = _measure(get("onnx"), networks, whole=networks)
 
     check_profile(profile, "profile")
     assert np.isfinite([PriceTable(profile).network(network).error for network in networks]).all()
