@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from edgekit.cli.command import command
-from edgekit.cli.options import EXISTING_FILE, OUTPUT_FILE
+from edgekit.cli.options import EXISTING_FILE, OUTPUT_FILE, target_option
 from edgekit.ui import Output, Problem, Result
 
 if TYPE_CHECKING:
@@ -36,21 +36,35 @@ if TYPE_CHECKING:
 @click.option(
     "--top", type=click.IntRange(1, 10_000), default=1, show_default=True, help="How many classes to give per image."
 )
-@click.option("--threads", type=click.IntRange(1, 1024), default=1, show_default=True, help="Threads of the runtime.")
+@target_option
+@click.option(
+    "--threads", type=click.IntRange(1, 1024), help="Threads of the runtime; those of the target if not given."
+)
 @click.option("--output", type=OUTPUT_FILE, help="Write to this file, not to standard output.")
 def run(
-    ui: Output, model: Path, inputs: tuple[str, ...], text_format: str, top: int, threads: int, output: Path | None
+    ui: Output,
+    model: Path,
+    inputs: tuple[str, ...],
+    text_format: str,
+    top: int,
+    target: str,
+    threads: int | None,
+    output: Path | None,
 ) -> Result:
-    """Classify every image of INPUT... with the exported MODEL.
+    """Classify every image of INPUT... with the exported MODEL, on this machine or another target.
 
     An INPUT is an image, a folder (with all folders below it), a pattern, an IDX or .npz file, or - for one path per
     line on standard input. What cannot be read becomes a line with the reason, and the exit code 3 in the end.
     """
+    from edgekit import targets
     from edgekit.run import classify
 
+    device = targets.find(target)
     with (
         _progress(ui, output) as progress,
-        classify(model, inputs, threads=threads, top=top, lines=_standard_input(), progress=progress) as found,
+        classify(
+            model, inputs, threads=threads, top=top, target=device, lines=_standard_input(), progress=progress
+        ) as found,
     ):
         results = _deliver(ui, found, text_format, top, output)
         summary = found.summary()

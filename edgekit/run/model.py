@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -16,8 +17,9 @@ from edgekit.codec import decode_model_info
 from edgekit.data._base import quoted
 from edgekit.data.preprocess import check_preprocessing
 from edgekit.errors import BadInputError
-from edgekit.runtimes import FloatArray, Session
-from edgekit.types import ModelInfo, RuntimeName
+from edgekit.profile import Stopwatch, open_stopwatch
+from edgekit.runtimes import FloatArray
+from edgekit.types import ModelInfo, RuntimeName, Target
 
 METADATA_KEY = "edgekit"
 """Key of the `ModelInfo` JSON among the text metadata of a model file."""
@@ -27,35 +29,72 @@ MAX_MODEL_BYTES = 2**31
 _RUNTIMES: dict[str, RuntimeName] = {".onnx": "onnx", ".tflite": "tflite"}
 
 
+REMOTE_BATCH = 64
+"""Images that are sent to a device at a time: each time costs the start of a program there."""
+
+
+class Runnable(Protocol):
+    """What runs a model: a session of this machine, or a device."""
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one run's input, the batch first."""
+
+    def run(self, batch: FloatArray, /) -> FloatArray:
+        """Outputs of any number of samples, batch first."""
+
+
 @dataclass(frozen=True, eq=False)
 class OpenModel:
-    """A loaded model and what is known about it; the session takes one sample a run."""
+    """A loaded model and what is known about it. ``batch_size``: how many samples are worth waiting for; 1 where a run
+    takes one at a time anyway."""
 
     info: ModelInfo
-    session: Session
+    session: Runnable
+    batch_size: int = 1
 
-    def logits(self, sample: FloatArray) -> FloatArray:
-        """Outputs (classes,) for one preprocessed sample (1, channels, height, width), float32."""
-        batch = sample.reshape(1, *self.session.input_shape[1:])
-        return self.session.run(batch).reshape(-1)
+    def logits(self, samples: FloatArray) -> FloatArray:
+        """Outputs (samples, classes) for preprocessed samples (samples, channels, height, width), float32."""
+        batch = samples.reshape(len(samples), *self.session.input_shape[1:])
+        return self.session.run(batch).reshape(len(samples), -1)
 
 
-def open_model(path: Path, *, threads: int = 1, info: ModelInfo | None = None) -> OpenModel:
-    """Load ``path`` in the runtime of its suffix (.onnx or .tflite) and run it once on zeros.
+@dataclass(frozen=True, eq=False)
+class _OnDevice:
+    """A model that runs on a device."""
+
+    stopwatch: Stopwatch
+    model: bytes
+    input_shape: tuple[int, ...]
+
+    def run(self, batch: FloatArray, /) -> FloatArray:
+        """See `Runnable.run`."""
+        return self.stopwatch.run(self.model, batch)
+
+
+def open_model(
+    path: Path, *, threads: int | None = None, info: ModelInfo | None = None, target: Target | None = None
+) -> OpenModel:
+    """Load ``path`` in the runtime of its suffix (.onnx or .tflite) and run it once on zeros, here or on ``target``.
 
     ``info`` stands in for the description that a file lacks, and wins over one that it has. Raises BadInputError for
-    a file that is no model, that edgekit did not describe, or that contradicts its description.
+    a file that is no model, that edgekit did not describe, or that contradicts its description; DeviceError for a
+    target that cannot be reached.
     """
     runtime_name = _runtime_name(path)
     content = _read(path)
     runtime = runtimes.get(runtime_name)
+    is_remote = target is not None and target.transport != "local"
     try:
         described = info or _described(path, runtime.metadata(content))
-        session = runtime.load(content, threads)
+        session: Runnable = runtime.load(content, threads or 1)
+        if target is not None and is_remote:
+            stopwatch = open_stopwatch(target, runtime_name, threads)
+            session = _OnDevice(stopwatch, content, session.input_shape)
     except BadInputError as error:
         message = error.message if quoted(path) in error.message else f"{quoted(path)}: {error.message}"
         raise BadInputError(message, error.hint) from error
-    model = OpenModel(described, session)
+    model = OpenModel(described, session, REMOTE_BATCH if is_remote else 1)
     _check_agreement(path, model)
     return model
 

@@ -42,8 +42,9 @@ Outcome = Classified | Failed
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """Counts and times of a run. ``seconds`` is the wall time from the first image asked for to the last one given,
-    decoding included; the latencies are those of running the model on one image, measured, None if none was run. The
-    reading thread competes with them for the processor: the latency of the model alone is what `bench` measures."""
+    decoding included; the latencies are those of running the model on one image, measured, None if none was run here (a
+    device runs many at a time). The reading thread competes with them for the processor: the latency of the model alone
+    is what `bench` measures."""
 
     classified_count: int
     failed_count: int

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 
@@ -20,7 +22,7 @@ from edgekit.run.inputs import ImageSource, find_images, read_ahead
 from edgekit.run.model import OpenModel, open_model
 from edgekit.run.outcomes import Classified, Failed, Outcome, Summary, best_scores, summarise
 from edgekit.runtimes import FloatArray
-from edgekit.types import ModelInfo, Preprocessing, Progress, ProgressCallback, ignore_progress
+from edgekit.types import ModelInfo, Preprocessing, Progress, ProgressCallback, Target, ignore_progress
 
 _READ_AHEAD_IMAGES = 8
 
@@ -35,23 +37,26 @@ def classify(
     model: Path,
     inputs: Iterable[str],
     *,
-    threads: int = 1,
+    threads: int | None = None,
     top: int = 1,
     info: ModelInfo | None = None,
+    target: Target | None = None,
     lines: Iterable[str] | None = None,
     progress: ProgressCallback = ignore_progress,
 ) -> Classification:
     """Open ``model`` and classify the images that ``inputs`` name (see `find_images`); ``top`` best classes each.
 
     The model is opened at once, and so raises BadInputError at once; the images are read as the result is iterated.
-    An image that cannot be read is a `Failed` outcome and the run goes on. ``info`` stands in for a description that
-    the file lacks; ``lines`` stands in for standard input.
+    An image that cannot be read is a `Failed` outcome and the run goes on. ``target`` is where the model runs, this
+    machine if not given; ``info`` stands in for a description that the file lacks, ``lines`` for standard input.
     """
     if top < 1:
         raise UsageError(f"top is {top}; allowed is 1 or more")
-    if threads < 1:
+    if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}; allowed is 1 or more")
-    return Classification(open_model(model, threads=threads, info=info), find_images(inputs, lines), top, progress)
+    return Classification(
+        open_model(model, threads=threads, info=info, target=target), find_images(inputs, lines), top, progress
+    )
 
 
 class Classification(Iterator[Outcome]):
@@ -66,6 +71,7 @@ class Classification(Iterator[Outcome]):
         self._model = model
         self._top = top
         self._progress = progress
+        self._ready: deque[Outcome] = deque()
         self._latencies_ns = array("q")
         self._classified_count = self._failed_count = 0
         self._started_ns = self._ended_ns = 0
@@ -78,7 +84,9 @@ class Classification(Iterator[Outcome]):
     def __next__(self) -> Outcome:
         """The outcome of the next image."""
         self._started_ns = self._started_ns or time.perf_counter_ns()
-        outcome = self._outcome(next(self._images))
+        if not self._ready:
+            self._ready.extend(self._outcomes([next(self._images), *islice(self._images, self._model.batch_size - 1)]))
+        outcome = self._ready.popleft()
         self._ended_ns = time.perf_counter_ns()
         self._count(outcome)
         return outcome
@@ -100,16 +108,27 @@ class Classification(Iterator[Outcome]):
     ) -> None:
         self.close()
 
-    def _outcome(self, image: _Prepared | Failed) -> Outcome:
-        if isinstance(image, Failed):
-            return image
+    def _outcomes(self, images: Sequence[_Prepared | Failed]) -> list[Outcome]:
+        """An outcome for each image; those that could be read run together."""
+        prepared = [image for image in images if not isinstance(image, Failed)]
+        rows = iter(self._logits(prepared))
+        return [image if isinstance(image, Failed) else self._outcome(image.path, next(rows)) for image in images]
+
+    def _logits(self, images: Sequence[_Prepared]) -> FloatArray:
+        if not images:
+            return np.empty((0, len(self.info.labels)), dtype=np.float32)
+        samples = np.concatenate([image.sample for image in images])
         start_ns = time.perf_counter_ns()
-        logits = self._model.logits(image.sample)
-        self._latencies_ns.append(time.perf_counter_ns() - start_ns)
+        logits = self._model.logits(samples)
+        if self._model.batch_size == 1:
+            self._latencies_ns.append(time.perf_counter_ns() - start_ns)
+        return logits
+
+    def _outcome(self, path: str, logits: FloatArray) -> Outcome:
         if not np.isfinite(logits).all():
-            return Failed(image.path, "the model's output is not finite for this image")
+            return Failed(path, "the model's output is not finite for this image")
         top = best_scores(logits.tolist(), self.info.labels, self._top)
-        return Classified(image.path, top[0].label, top[0].score, top)
+        return Classified(path, top[0].label, top[0].score, top)
 
     def _count(self, outcome: Outcome) -> None:
         if isinstance(outcome, Failed):

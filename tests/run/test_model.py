@@ -79,7 +79,7 @@ def test_a_model_without_metadata_is_refused_with_a_hint(tmp_path: Path, runtime
 def test_a_description_can_be_handed_in(tmp_path: Path, runtime: Runtime) -> None:
     model = open_model(_write(tmp_path, runtime, None), info=brightness_info())
 
-    assert model.logits(np.zeros((1, *SHAPE), np.float32)).shape == (3,)
+    assert model.logits(np.zeros((2, *SHAPE), np.float32)).shape == (2, 3)
 
 
 def test_labels_that_do_not_fit_the_outputs_are_refused(tmp_path: Path, runtime: Runtime) -> None:
