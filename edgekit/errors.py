@@ -7,6 +7,7 @@
     |   +-- DataError               3  ... a data set
     |   `-- UnsupportedModelError   3  ... a network that cannot be traced, cut, or written
     +-- DeviceError                 4  a device or the link to it
+    |   `-- LinkLostError           4  ... the link was cut; what runs there goes on
     +-- TrustError                  5  a host key or a hash that does not match
     +-- BudgetError                 1  no network within the latency budget exists
     +-- TrainingDivergedError       1  the loss became NaN or infinite
@@ -73,6 +74,12 @@ class DeviceError(EdgekitError):
 
     code = "device"
     exit_code = 4
+
+
+class LinkLostError(DeviceError):
+    """The link to the device was cut or is silent; what was started there goes on and can be picked up again."""
+
+    code = "link_lost"
 
 
 class TrustError(EdgekitError):

@@ -13,7 +13,6 @@ from edgekit.devices._base import (
     Job,
     JobStatus,
     Link,
-    LinkLostError,
 )
 
 __all__ = [
@@ -24,5 +23,4 @@ __all__ = [
     "Job",
     "JobStatus",
     "Link",
-    "LinkLostError",
 ]

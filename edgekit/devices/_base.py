@@ -14,16 +14,8 @@ from typing import Literal
 
 import msgspec
 
-from edgekit.errors import DeviceError
-
 DEADLINE_SECONDS = 20.0
 """Longest that one exchange with a device may take when nothing else is said: a link that is silent longer is cut."""
-
-
-class LinkLostError(DeviceError):
-    """The link to the device was cut or is silent; what was started there goes on and can be picked up again."""
-
-    code = "link_lost"
 
 
 class DeviceFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,6 +89,15 @@ class Device(ABC):
     def push(self, name: str, content: bytes) -> None:
         """Put a file into edgekit's folder on the device, under a temporary name first; skipped if the same content is
         there (by sha256). After a cut link there is either the whole file under its name or none."""
+
+    def push_all(self, contents: Mapping[str, bytes]) -> None:
+        """`push` for many files: one after the other, unless a device knows better."""
+        for name, content in contents.items():
+            self.push(name, content)
+
+    @abstractmethod
+    def remove(self, names: Sequence[str]) -> None:
+        """Remove pushed files; names that are not there are left out. Jobs that were started with them keep them."""
 
     @abstractmethod
     def fetch(self, name: str) -> bytes:
