@@ -10,6 +10,7 @@ import platform
 import re
 from pathlib import Path
 
+from edgekit.profile import taint
 from edgekit.types import Machine
 
 _CPU_NAMES = ("model name", "Model", "Hardware", "cpu model", "Processor", "isa")
@@ -35,14 +36,11 @@ def read_machine(root: Path = _ROOT) -> Machine:
 
 def taints(machine: Machine) -> tuple[str, ...]:
     """Reasons, in words, why times taken on this machine now may not be repeatable; none when it looks calm."""
-    found = []
-    if machine.load_1min > 0.5 * max(1, machine.cores):
-        found.append(f"load was {machine.load_1min:.1f} on {machine.cores} cores")
-    if machine.governor not in ("performance", "unknown"):
-        found.append(f"frequency governor was {machine.governor!r}: clocks change with the load")
-    if machine.temperature_celsius is not None and machine.temperature_celsius >= 80:
-        found.append(f"temperature was {machine.temperature_celsius:.0f} degrees Celsius: processors slow down there")
-    return tuple(found)
+    return (
+        *taint.of_load(machine.load_1min, machine.cores),
+        *taint.of_governor(machine.governor),
+        *taint.of_temperature(machine.temperature_celsius),
+    )
 
 
 def _text(path: Path) -> str:

@@ -92,6 +92,28 @@ def test_a_model_that_takes_long_runs_fewer_times_a_round(clock: Clock) -> None:
     assert timing.count == 2 * 3
 
 
+def test_a_round_of_a_model_takes_20_milliseconds_at_most(clock: Clock) -> None:
+    (timing,) = measure.measure_sessions([_steady(clock, 1000)], Method(rounds=2, runs_per_round=50))
+
+    assert timing.count == 2 * 20
+
+
+def test_a_model_that_takes_long_is_still_warmed_up_once(clock: Clock) -> None:
+    session = _steady(clock, 1e6)
+
+    measure.measure_sessions([session], Method(rounds=2, runs_per_round=50, warmup_runs=9))
+
+    assert session.run_count == 2 + 2 * (1 + 3)
+
+
+def test_whole_models_do_not_run_longer_than_wanted(clock: Clock) -> None:
+    session = _steady(clock, 10)
+
+    measure.measure_interleaved([session], min_seconds=0, min_runs=20)
+
+    assert session.run_count == 2 + 4 * (1 + 5)
+
+
 def test_whole_models_run_until_each_has_its_runs_and_seconds(clock: Clock) -> None:
     fast, slow = _steady(clock, 10), _steady(clock, 1000)
 
@@ -113,25 +135,6 @@ def test_timing_nothing_is_refused() -> None:
         measure.measure_interleaved([])
 
 
-def test_a_chunk_is_scaled_by_what_the_yardstick_tells(clock: Clock) -> None:
-    chunk = measure.measure_chunk([_steady(clock, 60)], _steady(clock, 12), _METHOD, reference_us=10.0)
-
-    assert chunk.timings[0].median_us == pytest.approx(50)
-    assert chunk.drift == pytest.approx(0.2)
-
-
-def test_a_first_chunk_is_its_own_reference(clock: Clock) -> None:
-    chunk = measure.measure_chunk([_steady(clock, 60)], _steady(clock, 12), _METHOD)
-
-    assert (chunk.timings[0].median_us, chunk.reference_us, chunk.drift) == (60, 12, 0)
-
-
-def test_a_yardstick_that_is_far_off_does_not_scale_without_bound(clock: Clock) -> None:
-    chunk = measure.measure_chunk([_steady(clock, 60)], _steady(clock, 1000), _METHOD, reference_us=10.0)
-
-    assert chunk.timings[0].median_us == 30
-
-
 def test_a_cold_time_is_that_of_single_runs(clock: Clock) -> None:
     (timing,) = measure.measure_cold([_steady(clock, 80)], rounds=3)
 
@@ -148,3 +151,55 @@ def test_garbage_collection_is_off_during_timing_and_on_behind_it(clock: Clock) 
     measure.measure_sessions([FakeSession(clock, duration_ns)], _METHOD)
 
     assert not any(states[2:]) and gc.isenabled()
+
+
+def test_rounds_of_a_device_are_summed_up_as_those_of_this_machine(clock: Clock) -> None:
+    """The same pattern of slow and quiet rounds, once run here and once as a worker tells it."""
+    in_a_round = _METHOD.runs_per_round + _METHOD.warmup_runs
+    session = FakeSession(clock, lambda run: 50_000 + (40_000 if 2 + in_a_round <= run < 2 + 3 * in_a_round else 0))
+    rounds_ns = [[50_000], [90_000], [90_000], [50_000], [50_000], [50_000], [50_000]]
+
+    (here,) = measure.measure_sessions([session], _METHOD)
+
+    assert measure.summarize_rounds(rounds_ns, [_METHOD.runs_per_round], _METHOD.rounds) == [here]
+    assert session.run_count == 2 + len(rounds_ns) * in_a_round
+
+
+def test_the_quietest_rounds_are_those_of_all_models_together() -> None:
+    """The first model's fastest round is one in which the others were slow."""
+    rounds_ns = [[900, 4000, 4000], [1000, 2000, 2000], [1040, 2000, 2000]]
+
+    timings = measure.summarize_rounds(rounds_ns, [3, 5, 7], kept=2)
+
+    assert [timing.count for timing in timings] == [6, 10, 14]
+    assert [timing.min_us for timing in timings] == [1.0, 2.0, 2.0]
+
+
+def test_half_of_the_rounds_count_on_a_machine_that_is_never_quiet() -> None:
+    assert measure.half_or_quiet([[100], [200], [300], [400], [500]]) == 3
+
+
+def test_all_quiet_rounds_count() -> None:
+    assert measure.half_or_quiet([[100], [101], [105], [300]]) == 3
+
+
+def test_cold_times_of_a_device_are_summed_up() -> None:
+    first, second = measure.summarize_cold([[4000, 9000], [6000, 9000], [5000, 9000]])
+
+    assert (first.count, first.min_us, first.median_us, second.median_us) == (3, 4, 5, 9)
+
+
+@pytest.mark.parametrize(
+    ("rounds_ns", "runs_per_round", "kept"),
+    [([], [3], 1), ([[]], [], 1), ([[1, 2]], [3], 1), ([[1], [1, 2]], [3], 1), ([[1]], [3], 0)],
+    ids=["no rounds", "no models", "too many times", "ragged", "none kept"],
+)
+def test_rounds_that_do_not_fit_are_refused(rounds_ns: list[list[int]], runs_per_round: list[int], kept: int) -> None:
+    with pytest.raises(UsageError):
+        measure.summarize_rounds(rounds_ns, runs_per_round, kept)
+
+
+@pytest.mark.parametrize("times_ns", [[], [[]], [[1], [1, 2]]], ids=["no rounds", "no models", "ragged"])
+def test_cold_times_that_do_not_fit_are_refused(times_ns: list[list[int]]) -> None:
+    with pytest.raises(UsageError):
+        measure.summarize_cold(times_ns)

@@ -1,0 +1,7 @@
+#pragma once
+
+#define SIGKILL 9
+
+typedef int pid_t;
+
+int kill(pid_t, int);

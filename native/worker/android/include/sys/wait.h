@@ -1,0 +1,5 @@
+#pragma once
+
+typedef int pid_t;
+
+pid_t waitpid(pid_t, int *, int);
