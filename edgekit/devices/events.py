@@ -6,7 +6,7 @@ What they mean is decided by those who asked; a line that is none of these ends 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -20,16 +20,16 @@ Text = Annotated[str, msgspec.Meta(max_length=10_000)]
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="hello"):
-    """Which worker it is and what it runs."""
+    """Which worker it is and what it runs. One that speaks another version of the format is refused."""
 
     worker: Text
-    version: int
+    version: Literal[1]
     runtime: Text
     runtime_version: Text
     providers: tuple[Text, ...] = ()
     boot_id: Text = ""
     architecture: Text = ""
-    pid: int = 0
+    pid: Index = 0
 
 
 class State(DeviceState, frozen=True, kw_only=True, tag_field="event", tag="state"):

@@ -7,29 +7,33 @@ is made is in ``setup``.
 from __future__ import annotations
 
 from importlib import resources
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
-from edgekit.devices._base import Device, LinkLostError
-from edgekit.errors import DeviceError
+from edgekit.devices._base import Device
+from edgekit.errors import DeviceError, LinkLostError
 from edgekit.files import sha256_bytes
 from edgekit.types import RuntimeName
 
 INSTALLATION_FILE = "installation.json"
 PYTHON_WORKER = "worker.py"
 
+# What a device says is bounded; names end up in its job files.
+_Name = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,99}\Z")]
+_Text = Annotated[str, msgspec.Meta(max_length=4096)]
+
 
 class Installation(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``argv`` starts the worker in a job's folder, before the name of the job file; ``files`` are pushed ones that it
     finds there, by the name under which it wants them; ``library`` is what a native worker loads."""
 
-    schema: int = 1
-    argv: tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=4096)], ...]
-    files: dict[str, str] = {}
-    library: str = ""
-    runtimes: dict[RuntimeName, str] = {}
-    environment: dict[str, str] = {}
+    schema: Literal[1] = 1
+    argv: Annotated[tuple[Annotated[_Text, msgspec.Meta(min_length=1)], ...], msgspec.Meta(min_length=1, max_length=64)]
+    files: dict[_Name, _Name] = {}
+    library: Annotated[str, msgspec.Meta(pattern=r"^([A-Za-z0-9_][A-Za-z0-9._-]{0,99})?\Z")] = ""
+    runtimes: dict[RuntimeName, _Text] = {}
+    environment: dict[_Text, _Text] = {}
 
 
 def worker_source() -> bytes:
@@ -60,7 +64,7 @@ def find_installation(device: Device) -> Installation | None:
         return None
     try:
         return msgspec.json.decode(content, type=Installation)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise DeviceError(f"{INSTALLATION_FILE} on {device.name!r} is damaged: {error}", _setup_hint(device)) from error
 
 

@@ -6,11 +6,14 @@ commands find what is installed is in ``installation``.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -21,10 +24,11 @@ from edgekit.files import sha256_bytes
 from edgekit.types import Progress, ProgressCallback, RuntimeName, ignore_progress
 
 WHEELS_FOLDER = Path("~/.cache/edgekit/wheels")
-"""Where fetched wheels are kept on this machine, by Python version and architecture."""
+"""Where fetched wheels are kept on this machine, by Python version, architecture and C library."""
 
 _PACKAGES: dict[RuntimeName, str] = {"onnx": "onnxruntime", "tflite": "ai-edge-litert"}
 _NUMPY = "numpy"
+_OLDEST_PYTHON = (3, 9)
 _FETCH_SECONDS = 600.0
 _INSTALL_SECONDS = 600.0
 _OLDEST_GLIBC, _NEWEST_GLIBC = 17, 40
@@ -41,12 +45,22 @@ for wheel in sys.argv[1:]:
 """
 
 
+# What a device says becomes the name of a folder here.
+_Word = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_]?[A-Za-z0-9_.]{0,31}\Z")]
+_Number = Annotated[int, msgspec.Meta(ge=0, le=999)]
+
+
 class DevicePython(msgspec.Struct, frozen=True, kw_only=True):
     """The device's interpreter: version, C library with its version, and what it was built for."""
 
-    version: tuple[int, int]
-    libc: tuple[str, str]
-    machine: str
+    version: tuple[_Number, _Number]
+    libc: tuple[_Word, _Word]
+    machine: _Word
+
+    @property
+    def label(self) -> str:
+        """Equal where the same wheels run."""
+        return f"python{self.version[0]}.{self.version[1]}-{self.machine}-{''.join(self.libc)}"
 
     @property
     def platforms(self) -> tuple[str, ...]:
@@ -72,7 +86,7 @@ def set_up(
     Raises DeviceError for a device without Python, or for which a package has no wheel, with the package's name.
     """
     python = ask_python(device)
-    folder = wheels_folder.expanduser() / f"python{python.version[0]}.{python.version[1]}-{python.machine}"
+    folder = wheels_folder.expanduser() / python.label
     packages = (_NUMPY, *(_PACKAGES[name] for name in runtimes))
     wheels = []
     for index, package in enumerate(packages):
@@ -90,7 +104,7 @@ def set_up(
 
 
 def ask_python(device: Device) -> DevicePython:
-    """What the device's ``python3`` says of itself. Raises DeviceError where there is none."""
+    """What the device's ``python3`` says of itself. Raises DeviceError where there is none, or one that is too old."""
     answer = device.execute(["python3", "-c", _ASK_PYTHON])
     if answer.exit_code:
         raise DeviceError(
@@ -98,9 +112,13 @@ def ask_python(device: Device) -> DevicePython:
             "install Python 3.9 or newer there; Android devices need a native worker: see edgekit target setup --help",
         )
     try:
-        return msgspec.json.decode(answer.stdout, type=DevicePython)
-    except msgspec.DecodeError as error:
+        python = msgspec.json.decode(answer.stdout, type=DevicePython)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise DeviceError(f"python3 on {device.name!r} answered {answer.stdout[:80]!r}: {error}") from error
+    if python.version < _OLDEST_PYTHON:
+        found, oldest = (".".join(map(str, version)) for version in (python.version, _OLDEST_PYTHON))
+        raise DeviceError(f"python3 on {device.name!r} is {found}", f"install Python {oldest} or newer there")
+    return python
 
 
 def fetch_wheel(package: str, python: DevicePython, folder: Path, device: str) -> Path:
@@ -111,13 +129,18 @@ def fetch_wheel(package: str, python: DevicePython, folder: Path, device: str) -
             f"{device!r} has the C library {' '.join(python.libc).strip() or 'unknown'}; wheels are for glibc",
             "install the runtimes there yourself, beside python3",
         )
-    wanted = f"{package}=={_own_version(package)}" if _own_version(package) else package
     folder.mkdir(parents=True, exist_ok=True)
-    for requirement in dict.fromkeys((wanted, package)):
-        said = _download(requirement, python, folder)
-        found = sorted(folder.glob(f"{package.replace('-', '_')}-*.whl"), key=lambda path: path.stat().st_mtime)
-        if not said and found:
-            return found[-1]
+    own = _own_version(package)
+    # No wheel gets into this folder that does not run there.
+    if own and (kept := sorted(folder.glob(f"{package.replace('-', '_')}-{own}-*.whl"))):
+        return kept[-1]
+    said = ""
+    for requirement in dict.fromkeys((f"{package}=={own}" if own else package, package)):
+        with tempfile.TemporaryDirectory(dir=folder) as name:
+            said = _download(requirement, python, Path(name))
+            for wheel in Path(name).glob("*.whl"):
+                os.replace(wheel, folder / wheel.name)
+                return folder / wheel.name
     version = ".".join(map(str, python.version))
     raise DeviceError(
         f"there is no wheel of {package} for Python {version} on {python.machine}: {said}",

@@ -70,36 +70,40 @@ def check_target(target: Target, progress: ProgressCallback = ignore_progress) -
         device.close()
     machine: Machine | None = None
     rows = []
+    seen: list[str] = []
     for index, name in enumerate(target.runtimes):
         progress(Progress(stage="check", done=index, total=len(target.runtimes), values={"runtime": name}))
-        row, found = _check_runtime(target, name)
+        row, found, tainted = _check_runtime(target, name)
         rows.append(row)
+        seen += tainted
         machine = machine or found
     progress(Progress(stage="check", done=len(rows), total=len(rows)))
     machine = machine or Machine(cpu=facts.cpu, cores=facts.cores, architecture=facts.architecture, kernel=facts.kernel)
     bits = (f"programs run in a {facts.user_bits}-bit userland: no runtime is made for it",)
-    spoils = (*taints(machine), *(bits if facts.user_bits == 32 else ()))
+    spoils = (*taints(machine), *seen, *(bits if facts.user_bits == 32 else ()))
     return TargetCheck(
         target=target.name,
         machine=machine,
         model=facts.model,
         user_bits=facts.user_bits,
         runtimes=tuple(rows),
-        spoils=spoils,
+        spoils=tuple(dict.fromkeys(spoils)),
     )
 
 
-def _check_runtime(target: Target, name: RuntimeName) -> tuple[RuntimeCheck, Machine | None]:
+def _check_runtime(target: Target, name: RuntimeName) -> tuple[RuntimeCheck, Machine | None, tuple[str, ...]]:
+    """The runtime's row, the machine if it told of itself, and what was seen to disturb it."""
     provider = target.runtimes[name].provider
     try:
         with open_stopwatch(target, name) as stopwatch:
             version, machine = stopwatch.version(), stopwatch.machine()
             latency_us, kernels = _run_probe(stopwatch)
+            tainted = stopwatch.tainted
         found = RuntimeCheck(runtime=name, provider=provider, version=version, latency_us=latency_us, kernels=kernels)
-        return found, machine
+        return found, machine, tainted
     except (BadInputError, DeviceError, UsageError) as error:
         row = RuntimeCheck(runtime=name, provider=provider, problem=error.message, hint=error.hint or "")
-        return row, None
+        return row, None, ()
 
 
 def _run_probe(stopwatch: Stopwatch) -> tuple[float, tuple[str, ...]]:

@@ -37,13 +37,19 @@ class Stopwatch(ABC):
     runtime: Runtime
     threads: int
 
+    @property
+    def tainted(self) -> tuple[str, ...]:
+        """What was seen while times were taken, beyond the state that `machine` tells: why they may not be repeatable,
+        and what did not run where it should."""
+        return ()
+
     @abstractmethod
     def version(self) -> str:
         """Package and version of the runtime where the models run, for example ``onnxruntime 1.31.1``."""
 
     @abstractmethod
     def machine(self) -> Machine:
-        """The machine on which the models run, as it is now."""
+        """The machine on which the models run, as it was within the last minute."""
 
     @abstractmethod
     def measure(self, models: Sequence[bytes], method: Method, cold_count: int = 0) -> Measured:
@@ -83,7 +89,7 @@ class Stopwatch(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Give back what is held on the target; jobs there are ended."""
+        """Give back what is held on the target, files there too."""
 
     def __enter__(self) -> Self:
         return self
