@@ -41,21 +41,23 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _JSON_PATH = re.compile(r"^(?P<reason>.*?)(?: - at `(?P<path>\$[^`]*)`)?$", re.DOTALL)
 
 T = TypeVar("T", bound=msgspec.Struct)
+Merge = Callable[[Profile, Profile, str], Profile]
 
 
 def read_profile(path: Path) -> Profile:
     """A profile file. Raises BadInputError naming the file, the JSON path and what is allowed."""
-    return _read(path, Profile, check_profile)
+    return _read(path, Profile, check_profile, f"delete {path}: its times are measured again")
 
 
-def write_profile(path: Path, profile: Profile) -> Profile:
+def write_profile(path: Path, profile: Profile, merge: Merge | None = None) -> Profile:
     """Merge ``profile`` into the file at ``path`` (made if absent) and return what the file holds now.
 
-    Units and corrections of both are kept, the newer of two. Two processes may do this at the same time. Raises
-    BadInputError when the file holds times of another target, runtime, version or machine.
+    ``merge`` makes one profile of that in the file, the new one, and the file's name; `merge_profiles` if not given.
+    Two processes may do this at the same time. Raises BadInputError when the file holds times of another target,
+    runtime, version or machine.
     """
     with locked(path):
-        merged = merge_profiles(read_profile(path), profile, str(path)) if path.exists() else profile
+        merged = (merge or merge_profiles)(read_profile(path), profile, str(path)) if path.exists() else profile
         replace_profile(path, merged)
     return merged
 
@@ -74,26 +76,37 @@ def replace_profile(path: Path, profile: Profile) -> None:
 def merge_profiles(old: Profile, new: Profile, where: str = "the profile") -> Profile:
     """Both profiles' units in one, with everything else of ``new``; equal units and corrections are taken from ``new``.
 
-    Raises BadInputError naming the first difference when the two were not measured on one target and runtime.
+    What tainted ``old`` stays only while any of its units does. Raises BadInputError naming the first difference when
+    the two were not measured on one target and runtime.
     """
     check_same_source(old, new, where)
     units = {timing.unit: timing for timing in (*old.units, *new.units)}
+    corrections = {correction.key: correction for correction in (*old.corrections, *new.corrections)}
+    is_any_left = len(units) > len(new.units)
     return msgspec.structs.replace(
         new,
         units=tuple(units.values()),
-        corrections={**old.corrections, **new.corrections},
-        tainted=tuple(dict.fromkeys((*old.tainted, *new.tainted))),
+        corrections=tuple(corrections.values()),
+        tainted=tuple(dict.fromkeys((*(old.tainted if is_any_left else ()), *new.tainted))),
     )
 
 
 def check_same_source(old: Profile, new: Profile, where: str = "the profile") -> None:
     """Raise BadInputError unless both hold times of one target, runtime version, thread count and processor."""
-    for (name, before), now in zip(_source(old).items(), _source(new).values(), strict=True):
-        if before != now:
-            raise BadInputError(
-                f"{where}: {name} is {before!r} there and {now!r} here; times of the two must not be mixed",
-                "write to another file, or measure everything again with --force",
-            )
+    for difference in source_differences(old, new):
+        raise BadInputError(
+            f"{where}: {difference}; times of the two must not be mixed",
+            "write to another file, or to none: then the one for this device and version is found or made",
+        )
+
+
+def source_differences(old: Profile, new: Profile) -> tuple[str, ...]:
+    """What tells the sources of two profiles apart, in words; nothing when their times may be mixed."""
+    return tuple(
+        f"{name} is {before!r} there and {now!r} here"
+        for (name, before), now in zip(_source(old).items(), _source(new).values(), strict=True)
+        if before != now
+    )
 
 
 def _source(profile: Profile) -> dict[str, str | int]:
@@ -112,15 +125,10 @@ def read_network(path: Path) -> NetworkSpec:
     return _read(path, NetworkSpec, check_network)
 
 
-def write_network(path: Path, network: NetworkSpec) -> None:
-    """Write a network after checking it."""
-    check_network(network, "the network")
-    _write(path, network)
-
-
 def read_result(path: Path) -> RunResult:
     """The ``result.json`` of a run. Raises BadInputError naming the file, the JSON path and what is allowed."""
-    return _read(path, RunResult, check_result)
+    way_out = f"edgekit train --resume --name {path.parent.name}"
+    return _read(path, RunResult, check_result, f"delete it, then {way_out}: it is written again, nothing is trained")
 
 
 def write_result(path: Path, result: RunResult) -> None:
@@ -156,9 +164,15 @@ def decode_model_info(text: str, where: str = "the model's metadata") -> ModelIn
     return info
 
 
-def _read(path: Path, struct: type[T], check: Callable[[T, str], None]) -> T:
-    value = _decode(read_bounded(path, FILE_LIMIT_BYTES), struct, str(path))
-    check(value, str(path))
+def _read(path: Path, struct: type[T], check: Callable[[T, str], None], hint: str | None = None) -> T:
+    """``hint``: the way out of a damaged file, where the error has none of its own."""
+    data = read_bounded(path, FILE_LIMIT_BYTES)
+    try:
+        value = _decode(data, struct, str(path))
+        check(value, str(path))
+    except BadInputError as error:
+        error.hint = error.hint or hint
+        raise
     return value
 
 
@@ -188,6 +202,11 @@ def _bad_input(error: Exception, where: str, language: str) -> BadInputError:
     if path == "$.schema":
         hint = "update edgekit, or write the file again with this version"
         return BadInputError(f"{where}: $.schema: this edgekit reads schema version 1 only ({reason})", hint)
+    if path == "$.corrections" and "object" in reason:
+        hint = "delete the key 'corrections' from the file: its times stay good, and corrections are fitted again"
+        return BadInputError(
+            f"{where}: $.corrections: one for each number format, not for each network: {reason}", hint
+        )
     return BadInputError(f"{where}: {path}: {reason}")
 
 
@@ -200,6 +219,17 @@ def check_profile(profile: Profile, where: str) -> None:
         _check_unit_timing(timing, at)
         if seen.setdefault(timing.unit, index) != index:
             raise BadInputError(f"{at}: the same unit as $.units[{seen[timing.unit]}]; each may be listed once")
+    _check_corrections(profile, where)
+
+
+def _check_corrections(profile: Profile, where: str) -> None:
+    seen: dict[object, int] = {}
+    for index, correction in enumerate(profile.corrections):
+        if seen.setdefault(correction.key, index) != index:
+            raise BadInputError(
+                f"{where}: $.corrections[{index}]: of the same network, group sizes and number format as "
+                f"$.corrections[{seen[correction.key]}]; each may be listed once"
+            )
 
 
 def _check_unit_timing(timing: UnitTiming, at: str) -> None:
@@ -223,7 +253,7 @@ def check_target(target: Target, where: str) -> None:
         raise BadInputError(f"{where}: name: {target.name!r} may only hold letters, digits, '.', '_' and '-'")
     if not target.runtimes:
         raise BadInputError(f"{where}: runtimes: at least one of onnx, tflite is needed")
-    if target.transport != "local" and not target.address:
+    if target.transport == "ssh" and not target.address:
         raise BadInputError(f"{where}: address: must be given for the transport {target.transport!r}")
     for runtime, options in target.runtimes.items():
         if not options.formats:

@@ -31,10 +31,12 @@ INPUT = "input"
 
 # Bounds on both sides: JSON readers turn 1e999 into infinity, which passes a lower bound alone.
 Microseconds = Annotated[float, msgspec.Meta(ge=0, le=1e12)]
-PositiveMicroseconds = Annotated[float, msgspec.Meta(gt=0, le=1e12)]
+# No clock tells less than a picosecond, and ratios of smaller numbers leave the range of floats.
+PositiveMicroseconds = Annotated[float, msgspec.Meta(ge=1e-6, le=1e12)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Dimension = Annotated[int, msgspec.Meta(ge=1, le=2**31)]
 Fraction = Annotated[float, msgspec.Meta(ge=0, le=1)]
+SettingValue = str | int | float | bool | None | tuple[int | float | str, ...]
 
 
 class UnitSpec(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -191,7 +193,8 @@ class Machine(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Timing(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Distribution of the run times of one model, in microseconds."""
+    """Times of one model, in microseconds: median, 10th and 90th percentile over the fastest run of each quiet round,
+    not over all runs. ``count`` is the number of all runs in those rounds, ``min_us`` the fastest of all."""
 
     count: Annotated[int, msgspec.Meta(ge=1, le=2**53)]
     median_us: PositiveMicroseconds
@@ -223,10 +226,30 @@ class Correction(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """
 
     overhead_us: Microseconds
-    scale: Annotated[float, msgspec.Meta(gt=0, le=100)]
+    scale: Annotated[float, msgspec.Meta(ge=0.01, le=100)]
     network_count: Count
     median_error: Annotated[float, msgspec.Meta(ge=0, le=1e6)]
     max_error: Annotated[float, msgspec.Meta(ge=0, le=1e6)]
+
+
+class NetworkCorrection(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The correction of one network in one number format, fitted on the network and on others cut from it.
+
+    Cuts keep the name and the input shape. Of networks that share both, ``mac_count`` (of the whole network) and
+    ``group_sizes`` (channels that were cut together, ascending) tell one from another.
+    """
+
+    network: str
+    input_shape: tuple[Dimension, ...]
+    mac_count: Count
+    group_sizes: tuple[Dimension, ...] = ()
+    number_format: NumberFormat
+    correction: Correction
+
+    @property
+    def key(self) -> tuple[str, Shape, int, Shape, NumberFormat]:
+        """What no two corrections of a profile have in common."""
+        return (self.network, self.input_shape, self.mac_count, self.group_sizes, self.number_format)
 
 
 class Method(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -251,7 +274,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     method: Method
     overhead_us: Microseconds
     units: tuple[UnitTiming, ...]
-    corrections: dict[NumberFormat, Correction] = {}
+    corrections: tuple[NetworkCorrection, ...] = ()
     tainted: tuple[str, ...] = ()
 
 
@@ -318,11 +341,11 @@ class LayerChoice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class ModelPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One trained model of a run: a point of the accuracy/latency picture. ``role`` is dense, swept, candidate or
-    chosen. The accuracy is that of the exported file, in its number format, as a fraction of the test split."""
+    """One trained model of a run: a point of the accuracy/latency picture. ``role`` is dense, swept or chosen. The
+    accuracy is that of the exported file, in its number format, as a fraction of the test split."""
 
     name: str
-    role: Literal["dense", "swept", "candidate", "chosen"]
+    role: Literal["dense", "swept", "chosen"]
     accuracy: Fraction
     predicted_us: Microseconds
     measured_us: Microseconds | None = None
@@ -334,11 +357,30 @@ class ModelPoint(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     layers: tuple[LayerChoice, ...] = ()
 
 
+BUDGET_TOLERANCE = 1.02
+"""Measured time over budget up to which a budget counts as met: what timing can tell apart."""
+
+
+def meets(measured_us: float, budget_us: float) -> bool:
+    """Whether a measured time is within a budget, as far as timing can tell."""
+    return measured_us <= BUDGET_TOLERANCE * budget_us
+
+
+class SkippedFile(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A file of the data that could not be read as an image, and why."""
+
+    path: str
+    reason: str
+
+
 class RunResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """result.json of a run directory: what was wanted, what came out, and beside which machine and settings.
 
     Accuracies are those of the exported files, in their number format, on the test split. ``prediction_error`` is the
-    largest relative error of a predicted time that was found when the profile was made; None if none was.
+    largest relative error of a predicted time that was found when the profile was made; None if none was. ``tainted``:
+    why the times may not be repeatable. ``data_counts``: samples to train, validation and test, and files skipped;
+    ``skipped`` names the first hundred of these, stages/data.json all. ``seconds`` adds up over all processes that
+    worked on the run, but for what a kill cut off.
     """
 
     schema: Literal[1] = 1
@@ -360,7 +402,10 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     baseline_accuracy: Fraction
     points: tuple[ModelPoint, ...]
     machine: Machine
-    settings: dict[str, str | int | float | bool | None]
+    tainted: tuple[str, ...] = ()
+    data_counts: dict[str, Count] = {}
+    skipped: tuple[SkippedFile, ...] = ()
+    settings: dict[str, SettingValue]
     versions: dict[str, str]
     seconds: float
     date: str

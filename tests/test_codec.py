@@ -26,7 +26,7 @@ from edgekit.types import (
     RunResult,
     UnitSpec,
 )
-from tests.profile.networks import MACHINE, add, conv, dense, flatten, profile, residual, timing
+from tests.profile.networks import MACHINE, add, conv, correction_of, dense, flatten, profile, residual, timing
 
 _UNITS = [conv(8, 8, 16), dense(16, 10), add(8, 8)]
 
@@ -80,7 +80,7 @@ def _info(**changes: Any) -> ModelInfo:
 
 def test_a_profile_is_read_back_as_it_was_written(tmp_path: Path) -> None:
     correction = Correction(overhead_us=1.0, scale=1.1, network_count=12, median_error=0.02, max_error=0.05)
-    written = profile({unit: 3.0 for unit in _UNITS}, {"fp32": correction})
+    written = profile({unit: 3.0 for unit in _UNITS}, [correction_of(residual(), correction, (8, 16))])
 
     codec.write_profile(tmp_path / "p.json", written)
 
@@ -172,6 +172,34 @@ def test_a_bad_profile_is_refused_with_the_file_and_the_place(
         codec.read_profile(tmp_path / "p.json")
 
 
+def test_corrections_of_before_they_were_kept_by_network_are_refused_with_a_remedy(tmp_path: Path) -> None:
+    document = _profile_file(tmp_path / "p.json")
+    document["corrections"] = {"fp32": {"overhead_us": 1.0, "scale": 1.0}}
+    (tmp_path / "p.json").write_text(json.dumps(document))
+
+    with pytest.raises(BadInputError, match=r"p\.json: \$\.corrections: ") as caught:
+        codec.read_profile(tmp_path / "p.json")
+
+    assert "delete the key 'corrections'" in (caught.value.hint or "")
+
+
+def test_two_corrections_of_one_network_are_refused(tmp_path: Path) -> None:
+    correction = Correction(overhead_us=1.0, scale=1.1, network_count=12, median_error=0.02, max_error=0.05)
+    twice = [correction_of(residual(), correction)] * 2
+
+    with pytest.raises(BadInputError, match=r"\$\.corrections\[1\].*\$\.corrections\[0\]"):
+        codec.write_profile(tmp_path / "p.json", profile({}, twice))
+
+
+def test_what_tainted_a_profile_goes_with_its_last_unit() -> None:
+    old = msgspec.structs.replace(profile({_UNITS[0]: 1.0, _UNITS[1]: 1.0}), tainted=("it was hot",))
+
+    some = codec.merge_profiles(old, profile({_UNITS[0]: 2.0}))
+    all_again = codec.merge_profiles(old, profile({_UNITS[0]: 2.0, _UNITS[1]: 2.0}))
+
+    assert (some.tainted, all_again.tainted) == (("it was hot",), ())
+
+
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
 def test_a_number_that_is_not_finite_is_refused(tmp_path: Path, number: str) -> None:
     _profile_file(tmp_path / "p.json")
@@ -202,8 +230,8 @@ def test_residual_networks_of_any_size_are_valid(trunk: list[int], middle: int, 
     codec.check_network(residual(trunk, middle, size))
 
 
-def test_a_network_is_read_back_as_it_was_written(tmp_path: Path) -> None:
-    codec.write_network(tmp_path / "n.json", residual().in_format("int8"))
+def test_a_network_is_read_as_it_is_in_its_file(tmp_path: Path) -> None:
+    (tmp_path / "n.json").write_bytes(msgspec.json.encode(residual().in_format("int8")))
 
     assert codec.read_network(tmp_path / "n.json") == residual().in_format("int8")
 
@@ -300,3 +328,39 @@ def test_the_order_of_times_includes_equality() -> None:
     assert timing(5.0).p10_us == timing(5.0).p90_us
 
     codec.check_profile(profile({_UNITS[0]: 0.0}), "p.json")
+
+
+def test_a_damaged_profile_says_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "cpu.json").write_text("{")
+
+    with pytest.raises(BadInputError) as caught:
+        codec.read_profile(tmp_path / "cpu.json")
+
+    assert caught.value.hint == f"delete {tmp_path / 'cpu.json'}: its times are measured again"
+
+
+def test_a_damaged_result_says_the_way_out(tmp_path: Path) -> None:
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "result.json").write_text("{")
+
+    with pytest.raises(BadInputError) as caught:
+        codec.read_result(tmp_path / "first" / "result.json")
+
+    assert "edgekit train --resume --name first" in (caught.value.hint or "")
+
+
+def test_a_profile_that_is_not_there_is_not_to_be_deleted(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError) as caught:
+        codec.read_profile(tmp_path / "absent.json")
+
+    assert "delete" not in (caught.value.hint or "")
+
+
+def test_lists_among_the_settings_stay_lists(tmp_path: Path) -> None:
+    result = _result(settings={"penalty_sweep": (5.0, 20.0), "image_size": (12, 14), "limit": None})
+    codec.write_result(tmp_path / "result.json", result)
+
+    stored = json.loads((tmp_path / "result.json").read_text())["settings"]
+
+    assert stored == {"penalty_sweep": [5.0, 20.0], "image_size": [12, 14], "limit": None}
+    assert codec.read_result(tmp_path / "result.json") == result

@@ -18,7 +18,11 @@ from edgekit.runtimes import FloatArray, FoldedNetwork, LayerWeights, Ranges
 from edgekit.types import INPUT, Activation, Layer, NetworkSpec, NumberFormat, Shape, UnitSpec
 
 IMAGE_CHANNELS = 4
-"""A convolution of at most so many channels is taken for a network's first layer, which reads the image itself."""
+"""A convolution of at most so many channels is taken for a network's first layer, which reads the image itself.
+
+A unit does not say where in the network it stands. With groups of 4 channels or fewer, training may also choose inner
+convolutions this narrow: those are timed without the layout conversion that spares them, and so seem slower than they
+are, by up to some microseconds, until the correction and the timing of the candidates tell."""
 TAIL_FEATURES = 16
 """Outputs of the tail: one block of channels of every processor, since fewer would not get the blocked layout."""
 

@@ -7,15 +7,21 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from edgekit.errors import BadInputError, UsageError
-from edgekit.profile.units import is_tied, widths, with_widths
-from edgekit.types import Correction, NetworkSpec, NumberFormat, Prediction, Profile, UnitSpec
+from edgekit.profile.units import is_tied, widths
+from edgekit.types import (
+    Correction,
+    NetworkCorrection,
+    NetworkSpec,
+    NumberFormat,
+    Prediction,
+    Profile,
+    Shape,
+    UnitSpec,
+)
 
 _Rows = dict[int, dict[int, float]]
 """Microseconds by input width and output width; a tied unit has the input width 0 in all."""
@@ -31,8 +37,10 @@ class PriceTable:
         self._interpolated: dict[UnitSpec, float] = {}
         for timing in profile.units:
             self._exact[timing.unit] = timing.latency_us
-            in_width, out_width = _position(timing.unit)
-            self._families.setdefault(_family(timing.unit), {}).setdefault(in_width, {})[out_width] = timing.latency_us
+            in_width, out_width = position_of(timing.unit)
+            self._families.setdefault(family_of(timing.unit), {}).setdefault(in_width, {})[out_width] = (
+                timing.latency_us
+            )
 
     def unit_us(self, unit: UnitSpec) -> tuple[float, bool]:
         """Microseconds that ``unit`` adds to a network, and whether they are interpolated between measured widths.
@@ -47,7 +55,7 @@ class PriceTable:
         return known, True
 
     def network(self, spec: NetworkSpec) -> Prediction:
-        """Predicted time of a whole network, with the correction of its number format and that correction's error.
+        """Predicted time of a whole network, with its correction (see `correction`) and that correction's error.
 
         Without a fitted correction the time is overhead and sum as measured, and the error is unknown: infinite.
         Raises BadInputError naming the layer whose unit has no price, UsageError for a mix of number formats.
@@ -59,7 +67,7 @@ class PriceTable:
             total_us += latency_us
             if is_interpolated:
                 interpolated.append(layer.name)
-        correction = self.correction(number_format(spec))
+        correction = self.correction(spec)
         return Prediction(
             latency_us=correction.overhead_us + correction.scale * total_us,
             error=correction.median_error,
@@ -70,28 +78,22 @@ class PriceTable:
         """Sum of the units of ``spec`` without any correction."""
         return sum(self._layer_us(layer.name, layer.unit)[0] for layer in spec.layers)
 
-    def correction(self, number_format: NumberFormat) -> Correction:
-        """The fitted correction of a number format; one of scale 1 and infinite error when none was fitted."""
-        uncorrected = Correction(
-            overhead_us=self._profile.overhead_us,
-            scale=1.0,
-            network_count=0,
-            median_error=math.inf,
-            max_error=math.inf,
-        )
-        return self._profile.corrections.get(number_format, uncorrected)
+    def correction(self, spec: NetworkSpec, group_sizes: Shape = ()) -> Correction:
+        """The correction fitted on the network of which ``spec`` is, or was cut from, in its number format.
 
-    def grid(self, unit: UnitSpec, in_widths: Sequence[int], out_widths: Sequence[int]) -> NDArray[np.float64]:
-        """Microseconds of ``unit`` at every pair of widths: shape (len(in_widths), len(out_widths)); 0 at width 0.
-
-        All rows of a tied unit (see `edgekit.profile.units`) are alike: its width is the output width.
+        Of several it is that with the same ``group_sizes``, or of the same size; then that fitted on most networks.
+        Where none was fitted on this network, it is that of the network on which most were timed, and as nobody knows
+        how well it fits, its median error is its largest one. Without any, scale is 1 and the errors are infinite.
+        Raises UsageError for a mix of number formats.
         """
-        grid = np.zeros((len(in_widths), len(out_widths)))
-        for row, in_width in enumerate(in_widths):
-            for column, out_width in enumerate(out_widths):
-                if in_width and out_width:
-                    grid[row, column] = self.unit_us(with_widths(unit, in_width, out_width))[0]
-        return grid
+        wanted = number_format(spec)
+        fitted = [found for found in self._profile.corrections if found.number_format == wanted]
+        if own := [found for found in fitted if _is_of(found, spec)]:
+            return max(own, key=lambda found: _likeness(found, spec, group_sizes)).correction
+        if not fitted:
+            return _uncorrected(self._profile)
+        other = max((found.correction for found in fitted), key=lambda found: (found.network_count, found.max_error))
+        return msgspec.structs.replace(other, median_error=other.max_error)
 
     def _layer_us(self, name: str, unit: UnitSpec) -> tuple[float, bool]:
         try:
@@ -100,8 +102,8 @@ class PriceTable:
             raise BadInputError(f"layer {name!r}: {error.message}", error.hint) from error
 
     def _interpolate(self, unit: UnitSpec) -> float:
-        in_width, out_width = _position(unit)
-        rows = self._families.get(_family(unit), {})
+        in_width, out_width = position_of(unit)
+        rows = self._families.get(family_of(unit), {})
         along_output = {row: us for row, columns in rows.items() if (us := _linear(columns, out_width)) is not None}
         latency_us = _linear(along_output, in_width)
         if latency_us is None:
@@ -115,6 +117,23 @@ class PriceTable:
             f"{describe(unit)} has no time in the profile of {profile.target} on {profile.runtime}{measured}",
             "run `edgekit profile` with this model: it times what is missing and keeps the rest",
         )
+
+
+def _is_of(found: NetworkCorrection, spec: NetworkSpec) -> bool:
+    is_named = (found.network, found.input_shape) == (spec.name, spec.input_shape)
+    return is_named and found.mac_count >= spec.mac_count
+
+
+def _likeness(found: NetworkCorrection, spec: NetworkSpec, group_sizes: Shape) -> tuple[bool, bool, int, float]:
+    correction = found.correction
+    is_whole, is_cut_alike = found.mac_count == spec.mac_count, found.group_sizes == group_sizes
+    return (is_whole, is_cut_alike, correction.network_count, correction.max_error)
+
+
+def _uncorrected(profile: Profile) -> Correction:
+    return Correction(
+        overhead_us=profile.overhead_us, scale=1.0, network_count=0, median_error=math.inf, max_error=math.inf
+    )
 
 
 def number_format(spec: NetworkSpec) -> NumberFormat:
@@ -137,7 +156,7 @@ def describe(unit: UnitSpec) -> str:
     return f"{unit.number_format} {unit.kind} {shapes}{window if has_window else ''}{groups}"
 
 
-def _family(unit: UnitSpec) -> UnitSpec:
+def family_of(unit: UnitSpec) -> UnitSpec:
     """What units that differ in width alone have in common: the unit with widths that no unit has."""
     return msgspec.structs.replace(
         unit,
@@ -147,7 +166,8 @@ def _family(unit: UnitSpec) -> UnitSpec:
     )
 
 
-def _position(unit: UnitSpec) -> tuple[int, int]:
+def position_of(unit: UnitSpec) -> tuple[int, int]:
+    """Where a unit stands in its family: input and output width; a tied unit has the input width 0."""
     in_width, out_width = widths(unit)
     return (0, out_width) if is_tied(unit) else (in_width, out_width)
 

@@ -16,16 +16,21 @@ from edgekit.codec import check_same_source
 from edgekit.profile.correction import fit_correction
 from edgekit.profile.frame import frame, framed, identity, plausible_ranges, with_random_weights
 from edgekit.profile.machine import taints
-from edgekit.profile.measure import CHUNK_MODELS, scale_timing
+from edgekit.profile.measure import CHUNK_MODELS
+from edgekit.profile.merge import scaled, yardstick_us
 from edgekit.profile.predict import PriceTable, number_format
 from edgekit.profile.stopwatch import Stopwatch, check_runtime
 from edgekit.profile.yardstick import DRIFT_LIMIT, YARDSTICK, Chunk, scale_chunk
+from edgekit.runtimes import Runtime
 from edgekit.types import (
     Method,
+    NetworkCorrection,
     NetworkSpec,
+    NumberFormat,
     Profile,
     Progress,
     ProgressCallback,
+    Shape,
     Target,
     UnitSpec,
     UnitTiming,
@@ -41,10 +46,12 @@ def measure_profile(
     whole_networks: Sequence[NetworkSpec],
     existing: Profile | None,
     method: Method,
-    save: Callable[[Profile], None] | None = None,
+    group_sizes: Shape = (),
+    save: Callable[[Profile], object] | None = None,
     progress: ProgressCallback = ignore_progress,
 ) -> Profile:
-    """Time the units that ``existing`` lacks, then fit a correction for each number format among ``whole_networks``.
+    """Time the units that ``existing`` lacks, then fit a correction for each name and number format among
+    ``whole_networks``; the largest of a name is the network itself, the others were cut from it by ``group_sizes``.
 
     ``save`` gets the profile after every chunk of models, so that an interruption loses one chunk at most. Without
     whole networks the corrections of ``existing`` stay. Raises UsageError for a runtime or format that the target does
@@ -56,7 +63,7 @@ def measure_profile(
     profile = _begin(target, stage, existing)
     profile = _measure_units(profile, units, stage)
     if whole_networks:
-        profile = _correct(profile, whole_networks, stage)
+        profile = _correct(profile, whole_networks, group_sizes, stage)
     stage.save(profile)
     return profile
 
@@ -67,33 +74,42 @@ class _Stage:
 
     stopwatch: Stopwatch
     method: Method
-    save: Callable[[Profile], None]
+    save: Callable[[Profile], object]
     progress: ProgressCallback
 
     def write(self, spec: NetworkSpec) -> bytes:
-        wanted = number_format(spec)
-        ranges = plausible_ranges(spec) if wanted == "int8" else None
-        return self.stopwatch.runtime.write(with_random_weights(spec), wanted, ranges)
+        return write_model(self.stopwatch.runtime, spec)
+
+
+def write_model(runtime: Runtime, spec: NetworkSpec) -> bytes:
+    """A file of ``spec`` that costs the time of a trained one: random weights, and plausible ranges for int8."""
+    wanted = number_format(spec)
+    return runtime.write(with_random_weights(spec), wanted, plausible_ranges(spec) if wanted == "int8" else None)
 
 
 def _keep_nothing(_: Profile) -> None:
     """Where no profile is to be kept on the way."""
 
 
-def _begin(target: Target, stage: _Stage, existing: Profile | None) -> Profile:
-    machine = stage.stopwatch.machine()
-    profile = Profile(
+def new_profile(target: Target, stopwatch: Stopwatch, method: Method) -> Profile:
+    """A profile without times, of what ``stopwatch`` says that it measures on now."""
+    machine = stopwatch.machine()
+    return Profile(
         target=target.name,
-        runtime=stage.stopwatch.runtime.name,
-        runtime_version=stage.stopwatch.version(),
-        threads=stage.stopwatch.threads,
+        runtime=stopwatch.runtime.name,
+        runtime_version=stopwatch.version(),
+        threads=stopwatch.threads,
         machine=machine,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
-        method=stage.method,
+        method=method,
         overhead_us=0.0,
         units=(),
         tainted=taints(machine),
     )
+
+
+def _begin(target: Target, stage: _Stage, existing: Profile | None) -> Profile:
+    profile = new_profile(target, stage.stopwatch, stage.method)
     if existing is None:
         (overhead,) = stage.stopwatch.measure([stage.write(identity())], stage.method).timings
         return msgspec.structs.replace(profile, overhead_us=overhead.median_us)
@@ -115,7 +131,7 @@ def _measure_units(profile: Profile, units: Sequence[UnitSpec], stage: _Stage) -
     drifts: list[float] = []
     done = 0
     for chunk in _chunks(missing):
-        timings, measured, tainted = _time_units(chunk, yardstick, _reference_us(profile), stage)
+        timings, measured, tainted = _time_units(chunk, yardstick, yardstick_us(profile), stage)
         profile = _tainted(msgspec.structs.replace(profile, units=(*profile.units, *timings)), *tainted)
         drifts.append(measured.drift)
         stage.save(profile)
@@ -129,19 +145,7 @@ def _settle(profile: Profile, drifts: Sequence[float], is_new: bool) -> Profile:
     first chunk, the reference until here, may have been the one that was disturbed."""
     usual = 1.0 + (median(drifts) if is_new else 0.0)
     worst = max(((1.0 + drift) / usual - 1.0 for drift in drifts), key=abs, default=0.0)
-    scaled = tuple(_scale_unit(timing, usual) for timing in profile.units)
-    return _with_taint(msgspec.structs.replace(profile, units=scaled), worst)
-
-
-def _scale_unit(timing: UnitTiming, factor: float) -> UnitTiming:
-    return msgspec.structs.replace(
-        timing, framed=scale_timing(timing.framed, factor), frame=scale_timing(timing.frame, factor)
-    )
-
-
-def _reference_us(profile: Profile) -> float | None:
-    """Time of the yardstick to which every other time of the profile was scaled; None before the first chunk."""
-    return next((timing.framed.median_us for timing in profile.units if timing.unit == YARDSTICK), None)
+    return _with_taint(scaled(profile, usual), worst)
 
 
 def _chunks(units: Sequence[UnitSpec]) -> Iterator[list[UnitSpec]]:
@@ -186,21 +190,39 @@ def _tainted(profile: Profile, *reasons: str) -> Profile:
     return msgspec.structs.replace(profile, tainted=tuple(dict.fromkeys((*profile.tainted, *reasons))))
 
 
-def _correct(profile: Profile, networks: Sequence[NetworkSpec], stage: _Stage) -> Profile:
+def _correct(profile: Profile, networks: Sequence[NetworkSpec], group_sizes: Shape, stage: _Stage) -> Profile:
     """Fit the corrections anew on networks that are timed whole, beside the yardstick."""
     table = PriceTable(profile)
-    pairs: dict[str, list[tuple[float, float]]] = {}
+    pairs: list[tuple[float, float]] = []
     yardstick = stage.write(framed(YARDSTICK))
     for start in range(0, len(networks), CHUNK_MODELS):
         chunk = networks[start : start + CHUNK_MODELS]
         sums = [table.sum_us(network) for network in chunk]
         models = [stage.write(network) for network in chunk]
         found = stage.stopwatch.measure([*models, yardstick], stage.method)
-        measured = scale_chunk(found.timings, _reference_us(profile))
+        measured = scale_chunk(found.timings, yardstick_us(profile))
         profile = _tainted(_with_taint(profile, measured.drift), *found.tainted)
-        for network, sum_us, timing in zip(chunk, sums, measured.timings, strict=True):
-            pairs.setdefault(number_format(network), []).append((sum_us, timing.median_us))
+        pairs += [(sum_us, timing.median_us) for sum_us, timing in zip(sums, measured.timings, strict=True)]
         done = start + len(chunk)
         stage.progress(Progress(stage="profile whole networks", done=done, total=len(networks)))
-    fitted = {name: fit_correction(measured_pairs) for name, measured_pairs in pairs.items()}
-    return msgspec.structs.replace(profile, corrections={**profile.corrections, **fitted})
+    fitted = {found.key: found for found in _fitted(networks, pairs, group_sizes)}
+    corrections = {found.key: found for found in profile.corrections} | fitted
+    return msgspec.structs.replace(profile, corrections=tuple(corrections.values()))
+
+
+def _fitted(
+    networks: Sequence[NetworkSpec], pairs: Sequence[tuple[float, float]], group_sizes: Shape
+) -> Iterator[NetworkCorrection]:
+    """A correction for all networks of one name, input shape and number format."""
+    alike: dict[tuple[str, Shape, NumberFormat], list[int]] = {}
+    for index, network in enumerate(networks):
+        alike.setdefault((network.name, network.input_shape, number_format(network)), []).append(index)
+    for (name, input_shape, wanted), indices in alike.items():
+        yield NetworkCorrection(
+            network=name,
+            input_shape=input_shape,
+            mac_count=max(networks[index].mac_count for index in indices),
+            group_sizes=group_sizes,
+            number_format=wanted,
+            correction=fit_correction([pairs[index] for index in indices]),
+        )

@@ -25,6 +25,11 @@ def widths_of(structure: Structure, space: int) -> tuple[int, ...]:
     return tuple(found.width(kept) for kept in range(1, found.group_count + 1))
 
 
+def group_sizes(structure: Structure) -> tuple[int, ...]:
+    """Channels that are cut together in any space, ascending."""
+    return tuple(sorted({space.group_size for space in structure.spaces if space.is_droppable}))
+
+
 def unit_grid(structure: Structure, layer: Layer) -> list[list[UnitSpec]]:
     """The units of a layer at all widths: rows by input space, columns by output space; one row if these are one."""
     source, target = structure.input_space[layer.name], structure.output_space[layer.name]
@@ -56,8 +61,8 @@ def _layers_of_dropped_blocks(structure: Structure) -> list[Layer]:
 
 
 def measured_latency(structure: Structure, prices: PriceTable, number_format: NumberFormat) -> LatencyModel:
-    """Latency model from a profile, with the profile's correction for whole networks."""
-    correction = prices.correction(number_format)
+    """Latency model from a profile, with the profile's correction for whole networks cut from this one."""
+    correction = prices.correction(structure.spec.in_format(number_format), group_sizes(structure))
     grids = _grids(structure, lambda unit: prices.unit_us(unit.in_format(number_format))[0])
     return LatencyModel(structure, grids, correction.overhead_us, correction.scale)
 

@@ -10,6 +10,7 @@ from edgekit.types import (
     Layer,
     Machine,
     Method,
+    NetworkCorrection,
     NetworkSpec,
     Profile,
     Timing,
@@ -43,6 +44,16 @@ def conv(
         groups=groups,
         activation=activation,  # type: ignore[arg-type]
     )
+
+
+def conv_widths(in_widths: Sequence[int], out_widths: Sequence[int]) -> list[UnitSpec]:
+    """One convolution at every pair of widths."""
+    return [conv(in_width, 8, out_width) for in_width in in_widths for out_width in out_widths]
+
+
+def distinct_units(networks: Sequence[NetworkSpec]) -> list[UnitSpec]:
+    """Every unit of the networks once."""
+    return list(dict.fromkeys(layer.unit for network in networks for layer in network.layers))
 
 
 def dense(inputs: int, outputs: int) -> UnitSpec:
@@ -90,12 +101,24 @@ def residual(trunk: Sequence[int] = (8, 16), middle: int = 8, size: int = 8) -> 
     return NetworkSpec(name="residual", input_shape=layers[0].unit.input_shape, layers=tuple(layers))
 
 
+def correction_of(network: NetworkSpec, correction: Correction, group_sizes: tuple[int, ...] = ()) -> NetworkCorrection:
+    """``correction`` as fitted on ``network``, in its number format."""
+    return NetworkCorrection(
+        network=network.name,
+        input_shape=network.input_shape,
+        mac_count=network.mac_count,
+        group_sizes=group_sizes,
+        number_format=network.layers[0].unit.number_format,
+        correction=correction,
+    )
+
+
 def timing(microseconds: float) -> Timing:
     return Timing(count=9, median_us=microseconds, p10_us=microseconds, p90_us=microseconds, min_us=microseconds)
 
 
 def profile(
-    prices: Mapping[UnitSpec, float], corrections: Mapping[str, Correction] | None = None, overhead_us: float = 2.0
+    prices: Mapping[UnitSpec, float], corrections: Sequence[NetworkCorrection] = (), overhead_us: float = 2.0
 ) -> Profile:
     """A profile in which each unit takes its price, in microseconds."""
     units = tuple(UnitTiming(unit=u, framed=timing(5.0 + price), frame=timing(5.0)) for u, price in prices.items())
@@ -108,5 +131,5 @@ def profile(
         method=Method(),
         overhead_us=overhead_us,
         units=units,
-        corrections=dict(corrections or {}),  # type: ignore[arg-type]
+        corrections=tuple(corrections),
     )

@@ -14,12 +14,11 @@ from edgekit.profile import measure
 from edgekit.profile.predict import PriceTable
 from edgekit.profile.profiler import measure_profile
 from edgekit.profile.stopwatch import LocalStopwatch
-from edgekit.profile.units import distinct_units, width_variants
 from edgekit.profile.yardstick import YARDSTICK
 from edgekit.runtimes import FoldedNetwork, Ranges, Runtime, Session, get
 from edgekit.types import Method, NetworkSpec, NumberFormat, Profile, Progress, RuntimeName, RuntimeOptions, Target
 from tests.profile.clock import Clock, FakeSession
-from tests.profile.networks import conv, residual
+from tests.profile.networks import conv, conv_widths, distinct_units, residual
 
 _METHOD = Method(rounds=3, runs_per_round=3, warmup_runs=0)
 _TARGET = Target(name="box", description="", transport="local", runtimes={"onnx": RuntimeOptions()})
@@ -110,7 +109,7 @@ def test_whole_networks_are_predicted_exactly_where_times_add_up(runtime: _Exact
 
     predicted = [PriceTable(profile).network(network).latency_us for network in networks]
     assert predicted == pytest.approx([_network_ns(network) / 1000 for network in networks], rel=1e-3)
-    assert set(profile.corrections) == {"int8"}
+    assert {found.number_format for found in profile.corrections} == {"int8"}
 
 
 def test_only_what_is_missing_is_measured(runtime: _ExactRuntime) -> None:
@@ -134,9 +133,20 @@ def test_times_taken_later_on_a_slower_machine_are_scaled_to_the_first(runtime: 
     assert any("drifted" in taint for taint in second.tainted)
 
 
+def test_whole_networks_that_are_timed_on_a_slower_machine_are_scaled_to_the_units(runtime: _ExactRuntime) -> None:
+    networks = [residual((a, b)) for a, b in ((8, 8), (8, 16), (16, 32), (32, 32))]
+    units = _measure(runtime, networks)
+    runtime.slowness = 1.5
+
+    profile = _measure(runtime, networks, whole=networks, existing=units)
+
+    predicted = [PriceTable(profile).network(network).latency_us for network in networks]
+    assert predicted == pytest.approx([_network_ns(network) / 1000 for network in networks], rel=0.02)
+
+
 def test_a_disturbed_first_chunk_does_not_set_the_scale_of_the_rest(runtime: _ExactRuntime) -> None:
     runtime.slowness = 1.4
-    units = width_variants(conv(8, 8, 8), range(8, 80, 4), range(8, 24, 4))
+    units = conv_widths(range(8, 80, 4), range(8, 24, 4))
 
     def calm_down(_: Progress) -> None:
         runtime.slowness = 1.0
@@ -158,7 +168,7 @@ def test_a_disturbed_first_chunk_does_not_set_the_scale_of_the_rest(runtime: _Ex
 
 def test_an_interruption_keeps_what_was_measured(runtime: _ExactRuntime) -> None:
     saved: list[Profile] = []
-    units = width_variants(conv(8, 8, 8), range(8, 80, 4), range(8, 24, 4))
+    units = conv_widths(range(8, 80, 4), range(8, 24, 4))
 
     def interrupt(_: Progress) -> None:
         if len(saved) == 2:
@@ -184,7 +194,25 @@ def test_the_corrections_stay_when_no_whole_networks_are_given(runtime: _ExactRu
 
     second = _measure(runtime, [residual(trunk=(8, 32))], existing=first)
 
-    assert second.corrections == first.corrections != {}
+    assert second.corrections == first.corrections != ()
+
+
+def test_a_second_network_leaves_the_correction_of_the_first(runtime: _ExactRuntime) -> None:
+    other = msgspec.structs.replace(residual(trunk=(8, 32)), name="other")
+    first = _measure(runtime, [residual()], whole=[residual()])
+
+    second = _measure(runtime, [other], whole=[other], existing=first)
+
+    assert second.corrections[:1] == first.corrections
+    assert [found.network for found in second.corrections] == ["residual", "other"]
+
+
+def test_a_correction_names_the_largest_of_the_networks_that_it_was_fitted_on(runtime: _ExactRuntime) -> None:
+    networks = [residual(trunk) for trunk in ((8, 8), (32, 32), (8, 16))]
+
+    (found,) = _measure(runtime, networks, whole=networks).corrections
+
+    assert (found.mac_count, found.correction.network_count) == (residual((32, 32)).mac_count, 3)
 
 
 def test_a_profile_of_another_runtime_version_is_not_continued(runtime: _ExactRuntime) -> None:

@@ -13,6 +13,7 @@ from edgekit.nn.structure import Structure, analyse
 from edgekit.profile.predict import PriceTable
 from edgekit.train.pricing import (
     choice_from_counts,
+    group_sizes,
     mac_latency,
     measured_latency,
     priced_units,
@@ -32,9 +33,8 @@ SPECS = st.one_of(user_specs(), family_specs())
 def prices(structure: Structure, number_format: NumberFormat = "fp32") -> PriceTable:
     """A profile in which every unit has a time of its own."""
     units = priced_units(structure, number_format)
-    return PriceTable(
-        profiles.profile({unit: 1.0 + 0.37 * i for i, unit in enumerate(units)}, {number_format: CORRECTION})
-    )
+    fitted = profiles.correction_of(structure.spec.in_format(number_format), CORRECTION, group_sizes(structure))
+    return PriceTable(profiles.profile({unit: 1.0 + 0.37 * i for i, unit in enumerate(units)}, [fitted]))
 
 
 @st.composite
