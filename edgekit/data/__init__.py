@@ -5,9 +5,9 @@ Nothing here trains, augments or imports torch; one reader per format, all behin
 
 from __future__ import annotations
 
-from edgekit.data._base import Skipped
+from edgekit.data._base import Skipped, printable
 from edgekit.data.dataset import Dataset
 from edgekit.data.loading import load
 from edgekit.data.names import known_names
 
-__all__ = ["Dataset", "Skipped", "known_names", "load"]
+__all__ = ["Dataset", "Skipped", "known_names", "load", "printable"]

@@ -78,6 +78,11 @@ class Reader(ABC):
         others may leave it to the caller. Raises DataError naming the file, the value and what is allowed."""
 
 
+def printable(path: str) -> str:
+    """A file name as text that any file and terminal can hold: bytes that are no UTF-8 become ``\\udc..``."""
+    return path.encode("utf-8", "backslashreplace").decode()
+
+
 def quoted(path: Path | str) -> str:
     """A file name for a message: on one line and printable, whatever its bytes are."""
     return repr(str(path))

@@ -5,6 +5,7 @@ What a reader returned is checked here once; how it was read, drawn or measured 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from edgekit.data._base import MAX_CLASSES, MAX_SIDE, ImageArray, IndexArray, Sa
 from edgekit.data.preprocess import normalise
 from edgekit.errors import DataError
 from edgekit.types import Preprocessing
+
+_HASHED_SAMPLES = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +56,20 @@ class Dataset:
     def skipped_count(self) -> int:
         """Number of files that were left out."""
         return len(self.skipped)
+
+    def counts(self) -> dict[str, int]:
+        """Number of samples by part, and of files that were skipped."""
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {**{name: len(indices) for name, indices in parts.items()}, "skipped": self.skipped_count}
+
+    def fingerprint(self) -> str:
+        """Hash over samples, labels, classes and split: equal where a run would see the very same data."""
+        digest = hashlib.sha256(repr((self.images.shape, str(self.images.dtype), self.class_names)).encode())
+        for start in range(0, len(self.images), _HASHED_SAMPLES):
+            digest.update(np.ascontiguousarray(self.images[start : start + _HASHED_SAMPLES]).data)
+        for part in (self.labels, self.train, self.validation, self.test):
+            digest.update(np.ascontiguousarray(part).data)
+        return digest.hexdigest()
 
     def normalised(self, indices: IndexArray | Sequence[int] | slice) -> NDArray[np.float32]:
         """The samples at ``indices`` as a new float32 array (len(indices), channels, height, width)."""

@@ -35,7 +35,6 @@ class _ImageFile:
 class _Listing:
     files: list[_ImageFile]
     class_names: tuple[str, ...]
-    skipped: list[Skipped]
 
 
 @dataclass(frozen=True)
@@ -50,8 +49,8 @@ class ImageFolderReader(Reader):
 
     - train/ counts as a part, not as a class, if it holds folders itself; validation/ (or val/, valid/) and test/ may
       then stand beside it.
-    - Hidden files are ignored. Other files that are no readable image are skipped and listed; a class that has no
-      readable image left is an error.
+    - Which files are images is told by their suffix, as for `edgekit run`; hidden files and all others are ignored.
+      Images that cannot be read are skipped and listed; a class that has no readable image left is an error.
     - All images become RGB as soon as one of them is stored in colour, else they stay grey with one channel.
     - Without ``image_size`` two different sizes are an error.
     """
@@ -75,7 +74,7 @@ class ImageFolderReader(Reader):
             class_names=listing.class_names,
             validation=np.flatnonzero(part == _PART_NUMBER["validation"]),
             test=np.flatnonzero(part == _PART_NUMBER["test"]),
-            skipped=tuple(listing.skipped + decoded.skipped),
+            skipped=tuple(decoded.skipped),
         )
 
 
@@ -89,19 +88,17 @@ def _list_images(root: Path) -> _Listing:
     class_names = _class_names(parts["train"])
     labels = {name: label for label, name in enumerate(class_names)}
     files: list[_ImageFile] = []
-    skipped: list[Skipped] = []
     for part, folder in parts.items():
         for class_folder in _folders(folder):
             label = _label_of(class_folder, labels)
-            found, others = _class_files(class_folder)
+            found = list(list_image_files(class_folder))
             if part == "train" and not found:
                 raise DataError(
                     f"the class folder {quoted(class_folder)} holds no image file; allowed are one or more",
-                    "add images, or remove the folder",
+                    f"add images, whose names end in one of {' '.join(sorted(IMAGE_SUFFIXES))}, or remove the folder",
                 )
             files.extend(_ImageFile(file, label, _PART_NUMBER[part]) for file in found)
-            skipped.extend(Skipped(str(file), "its suffix is not that of an image file") for file in others)
-    return _Listing(files, class_names, skipped)
+    return _Listing(files, class_names)
 
 
 def _part_folders(root: Path) -> dict[str, Path]:
@@ -164,12 +161,6 @@ def _folders(folder: Path) -> list[Path]:
     return [entry for entry in _entries(folder) if entry.is_dir()]
 
 
-def _class_files(class_folder: Path) -> tuple[list[Path], list[Path]]:
-    """Image files and other files below a class folder."""
-    files = list(_walk(class_folder))
-    return [file for file in files if _is_image_name(file)], [file for file in files if not _is_image_name(file)]
-
-
 def _walk(folder: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder, onerror=_refuse_folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -217,7 +208,7 @@ def _check_same_size(file: _ImageFile, image: ImageArray, decoded: _Decoded) -> 
     raise DataError(
         f"{quoted(decoded.files[0].path)} has {first} pixels (height x width) and {quoted(file.path)} {second}; "
         f"allowed is one size",
-        f"resize all images while reading: --image-size {first}, or image_size=({first.replace('x', ', ')})",
+        f"resize all images while reading: --image-size {first}",
     )
 
 

@@ -118,7 +118,8 @@ def _draw(members: IndexArray, fractions: tuple[float, float], name: str) -> tup
         raise DataError(
             f"class {name!r} has {len(members)} sample{'s' if len(members) > 1 else ''} and cannot be split; "
             f"allowed are {needed} or more: one for each of the {needed} parts",
-            "add samples, leave the class out, or give a test part of its own",
+            "add samples, leave the class out, or give a test part: folders train/ and test/ with the class folders in "
+            "them, t10k-* beside train-* of IDX, x_test and y_test of .npz (docs/commands/train.md)",
         )
     counts = [max(1, round(fraction * len(members))) if fraction else 0 for fraction in fractions]
     # Rounding up a small class may leave nothing to train: the larger drawn part gives way.

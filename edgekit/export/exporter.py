@@ -10,7 +10,6 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import torch
 from torch import Tensor
 
 from edgekit.codec import decode_model_info, encode_model_info
@@ -19,12 +18,12 @@ from edgekit.export.calibrate import Clipping, activation_ranges
 from edgekit.export.check import (
     DEFAULT_LIMITS,
     Agreement,
+    Images,
     Limits,
     compare,
     failure,
     mismatch,
     require_integer_kernels,
-    spread,
     worst_layer,
 )
 from edgekit.files import write_atomic
@@ -32,6 +31,7 @@ from edgekit.nn.folding import fold
 from edgekit.nn.network import Network
 from edgekit.run.model import METADATA_KEY
 from edgekit.runtimes import FloatArray, FoldedNetwork, Ranges, Runtime, get
+from edgekit.train.batches import spread
 from edgekit.types import (
     ExportedModel,
     ModelInfo,
@@ -69,7 +69,7 @@ def export_network(
     runtime_name: RuntimeName,
     number_format: NumberFormat,
     calibration_images: Tensor,
-    test_images: Tensor,
+    test_images: Images,
     test_labels: Tensor,
     info: ModelInfo,
     path: Path,
@@ -78,7 +78,7 @@ def export_network(
     progress: ProgressCallback = ignore_progress,
 ) -> ExportedModel:
     """`prepare` and `keep` in one call: the file at ``path`` is the old one, or a new one that was checked."""
-    _check_suffix(path, get(runtime_name))
+    check_suffix(path, get(runtime_name))
     prepared = prepare(
         network,
         runtime_name=runtime_name,
@@ -100,7 +100,7 @@ def prepare(
     runtime_name: RuntimeName,
     number_format: NumberFormat,
     calibration_images: Tensor,
-    test_images: Tensor,
+    test_images: Images,
     test_labels: Tensor,
     info: ModelInfo,
     threads: int = 1,
@@ -169,7 +169,7 @@ def keep(prepared: PreparedModel, path: Path) -> ExportedModel:
     """
     info = prepared.info
     runtime = get(info.runtime)
-    _check_suffix(path, runtime)
+    check_suffix(path, runtime)
     _check_content(prepared, runtime)
     write_atomic(path, prepared.model)
     return ExportedModel(
@@ -184,7 +184,8 @@ def keep(prepared: PreparedModel, path: Path) -> ExportedModel:
     )
 
 
-def _check_suffix(path: Path, runtime: Runtime) -> None:
+def check_suffix(path: Path, runtime: Runtime) -> None:
+    """Raise UsageError unless the file's name ends as the runtime's files do."""
     if path.suffix.lower() != runtime.suffix:
         raise UsageError(
             f"a model for {runtime.name} cannot be called {path.name!r}; its name must end in {runtime.suffix!r}",
@@ -195,8 +196,7 @@ def _check_suffix(path: Path, runtime: Runtime) -> None:
 def _ranges(network: Network, number_format: NumberFormat, images: Tensor, clipping: Clipping) -> Ranges | None:
     if number_format == "fp32":
         return None
-    chosen = torch.from_numpy(spread(len(images), CALIBRATION_IMAGES))
-    return activation_ranges(network, images[chosen], clipping=clipping)
+    return activation_ranges(network, images[spread(len(images), CALIBRATION_IMAGES)], clipping=clipping)
 
 
 def _write(runtime: Runtime, folded: FoldedNetwork, ranges: Ranges | None, info: ModelInfo) -> bytes:

@@ -29,11 +29,7 @@ def named_network(name: str, input_shape: Shape, class_count: int) -> NetworkSpe
     Names: ``resnet{6n+2}``, ``mobilenet``, ``mlp-H1-H2...``, the first two with an optional ``-wFACTOR``.
     Raises UsageError for any other name.
     """
-    match = _NAME.fullmatch(name)
-    if match is None:
-        raise UsageError(
-            f"no network is called {name!r}", f"known: {MODEL_NAMES}; or package.module:factory, file.py:factory"
-        )
+    match = check_name(name)
     if match["hidden"]:
         hidden = [int(size) for size in match["hidden"][1:].split("-")]
         return multilayer_perceptron(hidden, input_shape, class_count, name)
@@ -43,6 +39,16 @@ def named_network(name: str, input_shape: Shape, class_count: int) -> NetworkSpe
             int(match["depth"]), scale_widths(RESIDUAL_WIDTHS, width), input_shape, class_count, name
         )
     return separable_network(scale_widths(SEPARABLE_WIDTHS, width), input_shape, class_count, name)
+
+
+def check_name(name: str) -> re.Match[str]:
+    """The parts of a family's name; UsageError for any other name."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise UsageError(
+            f"no network is called {name!r}", f"known: {MODEL_NAMES}; or package.module:factory, file.py:factory"
+        )
+    return match
 
 
 def scale_widths(widths: Sequence[int], factor: float, multiple: int = 8) -> tuple[int, ...]:

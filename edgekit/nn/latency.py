@@ -5,7 +5,7 @@ The numbers are handed in (from a profile, or MACs for comparison); nothing here
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -217,8 +217,3 @@ def _fit_non_negative(design: FloatGrid, target: FloatGrid) -> FloatGrid:
 
 def _supports(size: int) -> list[list[int]]:
     return [list(chosen) for count in range(1, size + 1) for chosen in combinations(range(size), count)]
-
-
-def choice_names(structure: Structure, kept: KeptCounts) -> Mapping[str, int]:
-    """Kept channels by space name, for reports."""
-    return {s.name: s.width(k) for s, k in zip(structure.spaces, kept.groups, strict=True)}

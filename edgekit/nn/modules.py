@@ -1,10 +1,12 @@
-"""The torch modules that hold the parameters of one layer, and how fresh ones are made from its spec.
+"""The torch modules that hold the parameters of one layer, how fresh ones are made from its spec, and their mode.
 
 Those of a user's model come from ``trace``; how they are applied is in ``network``.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
@@ -46,3 +48,15 @@ def make_modules(layer: Layer) -> LayerModules:
         norm = nn.BatchNorm2d if len(unit.output_shape) == 3 else nn.BatchNorm1d
         batch_norm = norm(unit.output_shape[0])
     return LayerModules(operator, batch_norm)
+
+
+@contextlib.contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """``module`` in evaluation mode; every part of it goes back to the mode of its own."""
+    training = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, flag in training.items():
+            part.training = flag

@@ -9,7 +9,6 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -169,9 +168,3 @@ def _last_uses(spec: NetworkSpec) -> dict[str, tuple[str, ...]]:
 def clone(network: Network) -> Network:
     """A copy with parameters of its own, in the same mode."""
     return copy.deepcopy(network)
-
-
-@torch.no_grad()
-def count_parameters(network: Network) -> int:
-    """Trained parameters, batch normalisation included."""
-    return sum(parameter.numel() for parameter in network.parameters())

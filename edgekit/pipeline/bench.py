@@ -22,7 +22,7 @@ from edgekit.files import read_bounded
 from edgekit.profile import LocalStopwatch, Stopwatch, open_stopwatch
 from edgekit.profile.machine import taints
 from edgekit.run.model import MAX_MODEL_BYTES, METADATA_KEY
-from edgekit.runtimes import get
+from edgekit.runtimes import SUFFIXES, get, of_suffix
 from edgekit.types import (
     Count,
     Machine,
@@ -42,7 +42,6 @@ BLOCKS = 9
 the median with a probability of 96 % (1 - 2 * 10 / 2^9, sign test), whatever their distribution."""
 
 _RUNS_PER_BLOCK = 6
-_RUNTIMES: dict[str, RuntimeName] = {".onnx": "onnx", ".tflite": "tflite"}
 
 
 class BenchRow(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -114,6 +113,7 @@ def bench(
         machine = watches[loaded[0].runtime].machine()
         blocks = _measure(loaded, watches, min_seconds, progress)
         versions = {name: watch.version() for name, watch in watches.items()}
+        seen = [reason for watch in watches.values() for reason in watch.tainted]
     base = paths.index(baseline or paths[0])
     ratios = [[block[index].median_us / block[base].median_us for block in blocks] for index in range(len(loaded))]
     rows = [
@@ -124,7 +124,7 @@ def bench(
         baseline=str(paths[base]),
         rows=tuple(rows),
         machine=machine,
-        tainted=taints(machine),
+        tainted=tuple(dict.fromkeys((*taints(machine), *seen))),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
@@ -145,9 +145,10 @@ def _in_order(models: Sequence[Path], baseline: Path | None) -> list[Path]:
 
 
 def _runtime_name(path: Path) -> RuntimeName:
-    name = _RUNTIMES.get(path.suffix.lower())
+    name = of_suffix(path)
     if name is None:
-        raise BadInputError(f"{path}: the suffix {path.suffix!r} is no model's; allowed are {' and '.join(_RUNTIMES)}")
+        allowed = " and ".join(SUFFIXES.values())
+        raise BadInputError(f"{path}: the suffix {path.suffix!r} is no model's; allowed are {allowed}")
     return name
 
 

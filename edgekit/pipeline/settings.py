@@ -97,10 +97,23 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
 
 def parse_budget(text: str) -> Budget:
     """``1.2ms``, ``800us``, ``0.5s`` or ``60%``; UsageError for anything else."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(us|µs|ms|s|%)\s*", text)
+    match = re.fullmatch(r"\s*(\d+(?:\.\d*)?|\.\d+)\s*(us|µs|ms|s|%)?\s*", text)
     number = float(match[1]) if match else 0.0
-    if match is None or not 0 < number <= 1e12 or (match[2] == "%" and number > 100):
-        raise UsageError(f"{text!r} is no budget", "write 1.2ms, 800us, or 60% (of the dense network's measured time)")
-    if match[2] == "%":
+    unit = match[2] if match else None
+    if unit is None or not 0 < number <= 1e12 or (unit == "%" and number > 100):
+        raise _no_budget(text, number, unit)
+    if unit == "%":
         return Budget(share=number / 100)
-    return Budget(latency_us=number * _US_PER_UNIT[match[2].replace("µ", "u")])
+    return Budget(latency_us=number * _US_PER_UNIT[unit.replace("µ", "u")])
+
+
+def _no_budget(text: str, number: float, unit: str | None) -> UsageError:
+    forms = "write 1.2ms, 800us, or 60% (of the dense network's measured time)"
+    if unit == "%" and number > 100:
+        return UsageError(f"{text!r} is no budget: at most 100% of the dense network's measured time", forms)
+    if unit is None and 0 < number <= 1e12:
+        bare = text.strip()
+        # A share of a few percent is no likely budget, and neither is one of fractions of a percent.
+        meant = f"{bare}% or {bare}ms" if 5 <= number <= 100 else f"{bare}ms or {bare}us"
+        return UsageError(f"{text!r} is no budget: it has no unit", f"did you mean {meant}? {forms}")
+    return UsageError(f"{text!r} is no budget", forms)

@@ -6,6 +6,7 @@ Steps live in ``drop_run`` and ``training_run``; here are their inputs, and the 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,12 @@ import torch
 
 from edgekit import targets
 from edgekit.codec import read_profile, replace_profile
-from edgekit.data import Dataset, load
+from edgekit.data import Dataset, load, printable
+from edgekit.errors import BadInputError, DataError
 from edgekit.nn.latency import LatencyModel
 from edgekit.nn.network import Network
 from edgekit.nn.structure import Structure, analyse
-from edgekit.pipeline.models import make_network
+from edgekit.pipeline.models import build_network, find_model
 from edgekit.pipeline.profiling import profile_network
 from edgekit.pipeline.run_directory import RunDirectory
 from edgekit.pipeline.settings import TrainSettings, parse_budget
@@ -29,9 +31,12 @@ from edgekit.profile import PriceTable, Stopwatch, check_runtime, open_stopwatch
 from edgekit.runtimes import Runtime
 from edgekit.train.batches import Augmentation, Split, make_split
 from edgekit.train.loop import GateStage, Recipe, StageOptions, evaluate, fit, hardware_precision
-from edgekit.train.pricing import mac_latency, measured_latency
+from edgekit.train.pricing import group_sizes, mac_latency, measured_latency
 from edgekit.train.selection import check_reachable
-from edgekit.types import NetworkSpec, Progress, ProgressCallback, Target, Timing
+from edgekit.types import NetworkSpec, Profile, Progress, ProgressCallback, Target, Timing
+
+DATA, PRECISION = "data", "precision"
+"""Stages that hold what a run was begun with, beside its settings."""
 
 
 @dataclass(frozen=True)
@@ -102,8 +107,10 @@ class Workspace:
             progress=self.progress,
             metrics=self.run.append_metrics,
         )
+        started = time.monotonic()
         fit(network, self.train, recipe, options, teacher, gates)
         facts: dict[str, Any] = {"accuracy": evaluate(network, self.validation, self.precision)}
+        facts["seconds"] = time.monotonic() - started
         tensors = dict(network.state_dict())
         if gates is not None:
             gate_tensors, facts["gates"] = gates.state()
@@ -117,7 +124,8 @@ class Workspace:
 
     def prediction_error(self) -> float | None:
         """Largest relative error that was found when the profile was made, if it was looked for."""
-        error = self.prices.correction(self.settings.number_format).max_error
+        dense = self.structure.spec.in_format(self.settings.number_format)
+        error = self.prices.correction(dense, group_sizes(self.structure)).max_error
         return error if math.isfinite(error) else None
 
     def time(self, networks: Sequence[Network], min_seconds: float = 0.5) -> list[Timing]:
@@ -126,22 +134,25 @@ class Workspace:
 
 
 def augmentation_for(settings: TrainSettings, dataset: Dataset) -> Augmentation:
-    """The augmentation asked for; ``auto`` mirrors pictures, but not digits, which mirroring turns into other signs."""
+    """The augmentation asked for; ``auto`` mirrors the pictures that are known to bear it and shifts all others: in a
+    mirror, digits, letters and signs become something else."""
     if settings.augmentation != "auto":
         return settings.augmentation
-    return "none" if "mnist" in dataset.name and "fashion" not in dataset.name else "flip"
+    return "flip" if dataset.name == "fashion-mnist" else "shift"
 
 
 def prepare(settings: TrainSettings, run: RunDirectory, progress: ProgressCallback) -> Workspace:
-    """Read the data, build, profile and time the network, and see that the budget can be met: before any training."""
-    progress(Progress(stage="read data", done=0, total=1))
-    dataset = load(settings.data, seed=settings.seed, image_size=settings.image_size, limit=settings.limit)
-    counts = {"images": str(len(dataset.labels)), "skipped": str(dataset.skipped_count)}
-    progress(Progress(stage="read data", done=1, total=1, values=counts))
-    initial = make_network(settings.model, dataset.input_shape, dataset.class_count, settings.seed).eval()
-    structure = analyse(initial.spec, settings.group_size)
+    """Read the data, build, profile and time the network, and see that the budget can be met: before any training.
+
+    What is told without reading the data (model, target, profile) comes first: reading them can take minutes.
+    """
     target = targets.find(settings.target)
     check_runtime(target, settings.runtime, [settings.number_format])
+    source = find_model(settings.model, settings.seed)
+    _check_profile_files(settings, run)
+    dataset = _read_data(settings, run, progress)
+    initial = build_network(source, dataset.input_shape, dataset.class_count).eval()
+    structure = analyse(initial.spec, settings.group_size)
     stopwatch = open_stopwatch(target, settings.runtime)
     prices = _prices(settings, run, structure, target, stopwatch, progress)
     baseline_us, budget_us = _budget(settings, run, initial, stopwatch)
@@ -167,9 +178,61 @@ def prepare(settings: TrainSettings, run: RunDirectory, progress: ProgressCallba
         steering=steering,
         baseline_us=baseline_us,
         budget_us=budget_us,
-        precision=hardware_precision(),
+        precision=_precision(run),
         progress=progress,
     )
+
+
+def _read_data(settings: TrainSettings, run: RunDirectory, progress: ProgressCallback) -> Dataset:
+    progress(Progress(stage="read data", done=0, total=1))
+    dataset = load(settings.data, seed=settings.seed, image_size=settings.image_size, limit=settings.limit)
+    check_data(run, dataset)
+    counts = {name: str(count) for name, count in dataset.counts().items()}
+    progress(Progress(stage="read data", done=1, total=1, values=counts))
+    return dataset
+
+
+def check_data(run: RunDirectory, dataset: Dataset) -> None:
+    """Note what data the run is about, or raise DataError if it was begun with other: samples that the network was
+    trained on could be among those that it is tested on."""
+    found = dataset.fingerprint()
+    stored = run.finished(DATA)
+    if stored is None:
+        skipped = [{"path": printable(file.path), "reason": file.reason} for file in dataset.skipped]
+        run.finish(DATA, {"fingerprint": found, "counts": dataset.counts(), "skipped": skipped})
+    elif stored["fingerprint"] != found:
+        raise DataError(
+            f"{dataset.name}: the data changed since the run {run.path} was begun",
+            "put them back as they were, or begin a new run",
+        )
+
+
+def _precision(run: RunDirectory) -> str:
+    """What the run was begun with: on another processor it goes on with the same arithmetic."""
+    stored = run.finished(PRECISION)
+    if stored is None:
+        stored = {"precision": hardware_precision()}
+        run.finish(PRECISION, stored)
+    return str(stored["precision"])
+
+
+def read_run_profile(run: RunDirectory) -> Profile:
+    """The profile that a run decides by. Raises BadInputError if it is unreadable."""
+    try:
+        return read_profile(run.profile_path)
+    except BadInputError as error:
+        hint = (
+            f"delete {run.profile_path}, then `edgekit train --resume --name {run.name}`: what is trained stays, and "
+            "what is still to be chosen follows the profile in ./profiles"
+        )
+        raise BadInputError(error.message, hint) from error
+
+
+def _check_profile_files(settings: TrainSettings, run: RunDirectory) -> None:
+    if run.profile_path.exists():
+        read_run_profile(run)
+    elif settings.profile and Path(settings.profile).exists():
+        read_profile(Path(settings.profile))
 
 
 def _prices(
@@ -181,7 +244,7 @@ def _prices(
     progress: ProgressCallback,
 ) -> PriceTable:
     if run.profile_path.exists():
-        return PriceTable(read_profile(run.profile_path))
+        return PriceTable(read_run_profile(run))
     profiled = profile_network(
         structure,
         target=target,

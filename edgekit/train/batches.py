@@ -33,6 +33,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __getitem__(self, indices: Tensor | slice) -> Tensor:
+        """As `inputs`: a split may stand where images are asked for part by part."""
+        return self.inputs(indices)
+
     def inputs(self, indices: Tensor | slice) -> Tensor:
         """Normalised float32 inputs of some samples, channels last in memory where they are images."""
         batch = self.samples[indices]
@@ -51,6 +55,11 @@ def make_split(dataset: Dataset, indices: np.ndarray[tuple[int], np.dtype[np.int
     mean = torch.tensor(dataset.preprocessing.mean).reshape(shape)
     std = torch.tensor(dataset.preprocessing.std).reshape(shape)
     return Split(samples, torch.from_numpy(dataset.labels[indices]).long(), mean, std)
+
+
+def spread(count: int, limit: int) -> Tensor:
+    """At most ``limit`` indices below ``count`` at even distances: data are often sorted by class."""
+    return torch.from_numpy(np.unique(np.linspace(0, count - 1, min(count, limit)).astype(np.int64)))
 
 
 def steps_per_epoch(split: Split, batch_size: int) -> int:

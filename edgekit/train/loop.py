@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -22,6 +23,7 @@ from edgekit.train.checkpoint import CheckpointFolder, Snapshot
 from edgekit.train.interruption import deferred_interrupt
 from edgekit.types import Progress, ProgressCallback, ignore_progress
 
+_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 MetricsCallback = Callable[[dict[str, float | int | str]], None]
 
 
@@ -59,7 +61,8 @@ class GateStage(Protocol):
         """Term added to the loss."""
 
     def before_backward(self, step: int, task: Tensor, evaluate: Callable[[GateSample], Tensor]) -> Tensor | None:
-        """An additional term that carries a score-function gradient, if the estimator needs one."""
+        """An additional term that carries a score-function gradient, if the estimator needs one. ``evaluate`` gives the
+        loss of the same batch under another draw, and changes nothing."""
 
     def update(self) -> None:
         """One optimizer step of the gates."""
@@ -140,7 +143,7 @@ def fit(
                 group["lr"] = learning_rate_at(recipe, offset + step, schedule)
             loss, accuracy = _train_step(network, split, recipe, stage, teacher, gates, optimizer, step, total)
             if not math.isfinite(loss):
-                raise _diverged(stage, recipe, step, f"the loss became {loss}")
+                raise _diverged(stage, recipe, step, f"the loss became {loss}", is_first=step == 0)
             _tell(stage, recipe, split, step, (offset, total), loss, accuracy, gates)
             is_due = interruption.is_requested or time.monotonic() - saved >= stage.checkpoint_seconds
             if is_due or step + 1 == total:
@@ -173,16 +176,20 @@ def _train_step(
     inputs, labels = batch_at(split, recipe.batch_size, recipe.augmentation, stage.seed, stage.name, step)
     soft = _teacher_logits(teacher, inputs, recipe)
 
-    def task_loss(sample: GateSample) -> tuple[Tensor, Tensor]:
+    def logits_under(sample: GateSample) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.precision == "bf16"):
-            logits = network(inputs, sample)
-        return _loss(logits.float(), labels, soft, recipe), logits
+            logits: Tensor = network(inputs, sample)
+        return logits.float()
 
-    sample = gates.sample(step) if gates is not None else OPEN
-    task, logits = task_loss(sample)
+    def loss_again(sample: GateSample) -> Tensor:
+        with _statistics_kept(network):
+            return _loss(logits_under(sample), labels, soft, recipe)
+
+    logits = logits_under(gates.sample(step) if gates is not None else OPEN)
+    task = _loss(logits, labels, soft, recipe)
     loss = task
     if gates is not None:
-        with_grad = gates.before_backward(step, task, lambda other: task_loss(other)[0])
+        with_grad = gates.before_backward(step, task, loss_again)
         loss = loss + gates.penalty(step, total) + (with_grad if with_grad is not None else 0.0)
         gates.zero_grad()
     optimizer.zero_grad()
@@ -194,6 +201,22 @@ def _train_step(
     if gates is not None:
         gates.update()
     return float(task.detach()), float((logits.detach().argmax(1) == labels).float().mean())
+
+
+@contextmanager
+def _statistics_kept(network: Network) -> Iterator[None]:
+    """Normalisation by the batch, as in training, while the running statistics stay: they have seen this batch."""
+    kept = [(norm, {name: getattr(norm, name) for name in _STATISTICS}) for norm in network.batch_norms.values()]
+    for norm, tensors in kept:
+        for name, tensor in tensors.items():
+            setattr(norm, name, None if tensor is None else tensor.clone())
+    try:
+        yield
+    finally:
+        # The very tensors, not their values: the first pass keeps them for its gradient.
+        for norm, tensors in kept:
+            for name, tensor in tensors.items():
+                setattr(norm, name, tensor)
 
 
 def _teacher_logits(teacher: Network | None, inputs: Tensor, recipe: Recipe) -> Tensor | None:
@@ -273,13 +296,19 @@ def _not_finite(snapshot: Snapshot) -> str | None:
     return next((name for name, value in numbers if not math.isfinite(value)), None)
 
 
-def _diverged(stage: StageOptions, recipe: Recipe, step: int, what: str) -> TrainingDivergedError:
+def _diverged(
+    stage: StageOptions, recipe: Recipe, step: int, what: str, is_first: bool = False
+) -> TrainingDivergedError:
+    """``is_first``: no weight of the stage was changed yet, so that no learning rate can be blamed."""
     last = stage.checkpoints.newest() if stage.checkpoints is not None else None
     kept = f"; the checkpoint before step {last.step} is kept" if last is not None else ""
-    return TrainingDivergedError(
-        f"{what} at step {step} of stage {stage.name!r}{kept}",
-        f"lower --learning-rate (now {recipe.learning_rate:g}), or look for outliers in the data",
+    hint = (
+        "nothing was trained in this stage yet: look for NaN or huge values in the weights that the model comes with, "
+        "and for outliers in the data"
+        if is_first
+        else f"lower --learning-rate (now {recipe.learning_rate:g}) in a new run, or look for outliers in the data"
     )
+    return TrainingDivergedError(f"{what} at step {step} of stage {stage.name!r}{kept}", hint)
 
 
 def _tell(

@@ -1,7 +1,8 @@
 """The last step of drop: which units stay, so that the *predicted time* is within the budget and the value is greatest.
 
 A knapsack in which the price of a layer depends on two counts (groups of its input and output space). Solved by greedy
-removal and exchange from several starts, uniform narrowings among them, so that the method can never end below those.
+removal and exchange from several starts; a caller may add some of its own, such as a uniform narrowing. Uniform widths
+are also candidates of their own, as long as they are measured within the budget and near it.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ from edgekit.data import load
 from edgekit.data._base import ReadOptions
 from edgekit.data.image_folder import ImageFolderReader
 from edgekit.errors import DataError, UsageError
+from edgekit.run.inputs import ImageSource, find_images
 from edgekit.types import Progress
 from tests.data.conformance import ReaderConformance
 from tests.data.sources import Labels, Pixels, cyclic_labels, random_pixels, write_folder, write_image
@@ -138,14 +139,27 @@ def test_a_class_whose_images_are_all_damaged_is_refused_with_the_reason(tmp_pat
         READER.read(tmp_path, ReadOptions())
 
 
-def test_other_files_are_listed_and_hidden_ones_ignored(tmp_path: Path) -> None:
+def test_files_that_the_runner_would_not_take_for_images_are_no_skipped_images(tmp_path: Path) -> None:
     _two_classes(tmp_path)
-    (tmp_path / "class-0" / "labels.txt").write_text("x")
+    (tmp_path / "class-0" / "notes.txt").write_text("x")
     (tmp_path / "class-0" / ".DS_Store").write_text("x")
+    (tmp_path / "class-0" / "damaged.png").write_text("x")
 
     skipped = READER.read(tmp_path, ReadOptions()).skipped
 
-    assert [Path(entry.path).name for entry in skipped] == ["labels.txt"]
+    taken = [source.path for source in find_images([str(tmp_path)]) if isinstance(source, ImageSource)]
+    assert [entry.path for entry in skipped] == [path for path in taken if path.endswith("damaged.png")]
+
+
+def test_a_class_without_images_says_which_suffixes_count(tmp_path: Path) -> None:
+    _two_classes(tmp_path)
+    (tmp_path / "class-9").mkdir()
+    (tmp_path / "class-9" / "a.heic").write_text("x")
+
+    with pytest.raises(DataError, match="class-9") as caught:
+        READER.read(tmp_path, ReadOptions())
+
+    assert ".jpg" in str(caught.value.hint)
 
 
 def test_mixed_sizes_are_refused_with_both_files_and_the_way_out(tmp_path: Path) -> None:
@@ -155,7 +169,7 @@ def test_mixed_sizes_are_refused_with_both_files_and_the_way_out(tmp_path: Path)
     with pytest.raises(DataError, match=r"6x5 pixels.*zz\.png' 9x5") as caught:
         load(str(tmp_path))
 
-    assert "--image-size 6x5" in str(caught.value.hint)
+    assert str(caught.value.hint).endswith("--image-size 6x5")
 
 
 def test_mixed_sizes_are_resized_when_a_size_is_given(tmp_path: Path) -> None:

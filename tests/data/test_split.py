@@ -113,3 +113,10 @@ def test_fractions_that_round_up_still_leave_one_sample_to_train() -> None:
     parts = _split([3], validation=0.3, test=0.6)
 
     assert [len(parts.train), len(parts.validation), len(parts.test)] == [1, 1, 1]
+
+
+def test_a_class_that_is_too_small_says_how_a_test_part_is_given() -> None:
+    with pytest.raises(DataError) as caught:
+        _split([30, 1])
+
+    assert all(form in str(caught.value.hint) for form in ("train/ and test/", "t10k-", "x_test", "train.md"))

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from torch import Tensor
 
 from edgekit.errors import ExportMismatchError, UsageError
 from edgekit.export.calibrate import activation_ranges
@@ -21,7 +20,6 @@ from edgekit.export.check import (
     relative_difference,
     require_integer_kernels,
     signal_to_noise_db,
-    spread,
     up_to,
     worst_layer,
 )
@@ -97,13 +95,6 @@ def test_integer_kernels_pass(kernels: Sequence[str]) -> None:
     require_integer_kernels(kernels, "tflite")
 
 
-@given(st.integers(1, 5000), st.integers(1, 3000))
-def test_spread_indices_are_distinct_and_reach_from_end_to_end(count: int, limit: int) -> None:
-    indices = spread(count, limit)
-    assert len(indices) == min(count, limit) == len(set(indices.tolist()))
-    assert indices[0] == 0 and (limit == 1 or indices[-1] == count - 1)
-
-
 def test_accuracy_is_taken_from_all_images_and_agreement_from_a_part(trained: Trained, runtime: Runtime) -> None:
     session = runtime.load(runtime.write(folded(trained.network)))
     wrong = (trained.test_labels + 1) % 4
@@ -137,3 +128,28 @@ def test_a_network_cut_behind_a_layer_holds_what_that_layer_needs(trained: Train
     part = up_to(folded(trained.network), "stage2.block1.shortcut").spec
     names = [layer.name for layer in part.layers]
     assert names[-1] == "stage2.block1.shortcut" and "stage2.block1.conv1" not in names and "stem" in names
+
+
+class Counted:
+    """Images that are made when they are asked for, and how many were asked for at most."""
+
+    def __init__(self, images: Tensor) -> None:
+        self._images, self.largest = images, 0
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, indices: Tensor | slice, /) -> Tensor:
+        part = self._images[indices]
+        self.largest = max(self.largest, len(part))
+        return part
+
+
+def test_a_large_test_split_is_compared_part_by_part(trained: Trained, runtime: Runtime) -> None:
+    session = runtime.load(runtime.write(folded(trained.network)))
+    images = Counted(trained.test_images)
+
+    found = compare(session, trained.network, images, trained.test_labels)
+
+    assert found == compare(session, trained.network, trained.test_images, trained.test_labels)
+    assert images.largest == 256 < len(trained.test_images)

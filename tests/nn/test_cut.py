@@ -107,6 +107,18 @@ def test_every_layer_of_a_cut_spec_fits_the_layers_that_it_reads(data: st.DataOb
         shapes[layer.name] = layer.unit.output_shape
 
 
+def test_a_cut_normalisation_with_a_plain_mean_goes_on_counting() -> None:
+    """With a ``momentum`` of None the next batch weighs one part in as many as were seen."""
+    spec = residual_network(8, (8, 8, 8), (1, 8, 8), 3)
+    network, structure = random_network(spec), analyse(spec, group_size=4)
+    for norm in network.batch_norms.values():
+        norm.momentum, norm.num_batches_tracked = None, torch.tensor(7)  # type: ignore[assignment]
+
+    small = cut_network(network, structure, keep_everything(structure))
+
+    assert {(norm.momentum, int(norm.num_batches_tracked)) for norm in small.batch_norms.values()} == {(None, 7)}  # type: ignore[arg-type]
+
+
 def test_a_cut_network_holds_no_more_parameters_than_its_spec_says() -> None:
     spec = residual_network(8, (8, 8, 8), (1, 8, 8), 3)
     structure = analyse(spec, group_size=4)

@@ -14,7 +14,7 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from edgekit.nn.families import multilayer_perceptron, residual_network  # noqa: E402
-from edgekit.nn.latency import ExpectedLatency, FloatGrid, KeptCounts, LatencyModel, LayerGrid, choice_names  # noqa: E402
+from edgekit.nn.latency import ExpectedLatency, FloatGrid, KeptCounts, LatencyModel, LayerGrid  # noqa: E402
 from edgekit.nn.structure import Structure, analyse  # noqa: E402
 from tests.nn.networks import nested_network, random_latency  # noqa: E402
 
@@ -110,12 +110,6 @@ def test_a_correction_moves_the_prediction_to_what_was_measured(structure: Struc
     moved = model.scaled_to(measured_us=1.25 * predicted_us, predicted_us=predicted_us)
 
     assert moved.latency_us(moved.smallest()) == pytest.approx(1.25 * model.latency_us(model.smallest()))
-
-
-def test_choices_are_reported_in_channels() -> None:
-    structure = analyse(multilayer_perceptron([5], (2,), 3), group_size=2)
-
-    assert choice_names(structure, KeptCounts(_groups(structure, hidden1=3), ()))["hidden1"] == 5
 
 
 @settings(max_examples=25)

@@ -14,7 +14,7 @@ from torch import Tensor, nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from edgekit.nn.modules import LayerModules, make_modules  # noqa: E402
-from edgekit.nn.network import GateSample, Network, clone, count_parameters  # noqa: E402
+from edgekit.nn.network import GateSample, Network, clone  # noqa: E402
 from edgekit.types import INPUT, Layer, NetworkSpec, UnitKind, UnitSpec  # noqa: E402
 from tests.nn.networks import (  # noqa: E402
     Graph,
@@ -220,13 +220,3 @@ def test_a_clone_keeps_what_only_the_modules_of_the_user_know() -> None:
 
     assert not copy.training
     torch.testing.assert_close(copy(_images()), network(_images()))
-
-
-@settings(max_examples=20)
-@given(st.one_of(family_specs(), user_specs()))
-def test_a_network_trains_two_numbers_for_each_normalised_channel_that_is_deployed_as_one(spec: NetworkSpec) -> None:
-    convolutions = [layer for layer in spec.layers if layer.batch_norm and layer.unit.kind != "scale"]
-
-    count = count_parameters(Network(spec))
-
-    assert count == spec.parameter_count + sum(layer.unit.output_shape[0] for layer in convolutions)

@@ -108,6 +108,14 @@ def test_refusal_names_the_source_line() -> None:
         trace(factory(), input_shape)
 
 
+@pytest.mark.parametrize("name", ["data-dependent", "wrong-shape-inside"])
+def test_what_fails_in_forward_is_found_by_file_and_line(name: str) -> None:
+    factory, input_shape, *_ = UNSUPPORTED[name]
+
+    with pytest.raises(UnsupportedModelError, match=r"\(unsupported_models\.py, line \d+\)"):
+        trace(factory(), input_shape)
+
+
 @settings(max_examples=12, deadline=None)
 @given(
     kernel=st.tuples(st.integers(1, 4), st.integers(1, 4)),
@@ -311,6 +319,10 @@ def user_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
         "def number(): return 3\n"
         "ready = nn.Linear(2, 2)\n"
         "constant = 5\n"
+        "def raises():\n"
+        "    raise ValueError('no weights')\n"
+        "def in_torch():\n"
+        "    return nn.Conv2d(4, 4, 3, groups=3)\n"
     )
     (tmp_path / "broken.py").write_text("import a_package_that_is_missing\n")
     (tmp_path / "quits.py").write_text("raise SystemExit(1)\n")
@@ -359,6 +371,9 @@ def test_class_is_a_factory(user_code: Path) -> None:
         ("broken:make", BadInputError, "a_package_that_is_missing", "install"),
         ("broken.py:make", BadInputError, "a_package_that_is_missing", "install"),
         ("quits.py:make", BadInputError, "SystemExit", "side effects"),
+        ("quits.py:make", BadInputError, r"failed \(quits\.py, line 1\)", "side effects"),
+        ("my_models:raises", BadInputError, r"failed \(my_models\.py, line 9\): ValueError", "without arguments"),
+        ("my_models:in_torch", BadInputError, r"failed \(my_models\.py, line 11\): \w+Error", "without arguments"),
     ],
 )
 def test_wrong_reference_is_refused_with_advice(

@@ -204,7 +204,7 @@ UNSUPPORTED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str, str]
     "concatenation": (Joining, (3, 8, 8), r"aten\.cat in 'dense' .*concatenation", "addition"),
     "tokens": (SelfAttention, (6, 8), "cannot read inputs of shape", "without the batch"),
     "attention": (SelfAttention, (8,), r"aten\.scaled_dot_product_attention .*attention", "convolutional"),
-    "transformer": (VisionTransformer, (3, 8, 8), r"aten\.flatten .*into \(8, 4\)", "token layouts"),
+    "transformer": (VisionTransformer, (3, 8, 8), r"aten\.flatten .*attention and transposition", "convolutional"),
     "recurrent": (lambda: nn.Sequential(nn.Linear(4, 4), nn.GRU(4, 4)), VECTOR, "forward returns 2 values", "logits"),
     "multi-head": (Attentive, (8,), r"aten\.unsqueeze in 'attention' .*attention is not", "convolutional"),
     "gelu": (lambda: nn.Sequential(nn.Linear(4, 4), nn.GELU()), VECTOR, r"aten\.gelu in '1'", "ReLU"),
@@ -226,6 +226,7 @@ UNSUPPORTED: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str, str]
     "tied-weights": (TiedWeights, VECTOR, "is used more than once", "copy"),
     "no-flatten": (NoFlatten, MAP, r"aten\.view in .*reshapes \(4, 6, 6\)", "flatten"),
     "wrong-shape": (lambda: nn.Linear(4, 4), (5,), r"does not run on an input of shape \(2, 5\)", "input shape"),
+    "wrong-shape-inside": (lambda: Wrapped(lambda x: x + torch.ones(3)), VECTOR, "does not run on an input", "shape"),
     "untraceable": (
         lambda: Wrapped(lambda x: torch.from_numpy(x.detach().numpy())),
         VECTOR,

@@ -18,10 +18,11 @@ from edgekit.nn.network import Network
 from edgekit.nn.structure import Structure, analyse
 from edgekit.pipeline import training_run, workspace
 from edgekit.pipeline.settings import TrainSettings
-from edgekit.train.pricing import priced_units
+from edgekit.profile import read_machine
+from edgekit.runtimes import get
+from edgekit.train.pricing import group_sizes, priced_units
 from edgekit.types import (
     Correction,
-    Machine,
     Method,
     NetworkSpec,
     NumberFormat,
@@ -31,6 +32,7 @@ from edgekit.types import (
     UnitSpec,
     UnitTiming,
 )
+from tests.profile.networks import correction_of
 
 SHAPE = (1, 12, 12)
 CLASSES = ("bar above", "bar in the middle", "bar below")
@@ -72,17 +74,20 @@ def profile(model: str = MODEL, runtime: RuntimeName = "onnx") -> Profile:
     """Times of all units that the model's gates can choose, in both number formats."""
     correction = Correction(overhead_us=OVERHEAD_US, scale=1.0, network_count=12, median_error=0.02, max_error=0.05)
     formats: tuple[NumberFormat, ...] = ("fp32", "int8")
-    units = [unit for name in formats for unit in priced_units(structure(model), name)]
+    found = structure(model)
+    units = [unit for name in formats for unit in priced_units(found, name)]
     return Profile(
         target="cpu",
         runtime=runtime,
-        runtime_version=f"{runtime} of the tests",
-        machine=Machine(cpu="none", cores=1, architecture="none", kernel="none"),
+        runtime_version=get(runtime).version(),
+        machine=read_machine(),
         date="2026-01-01T00:00:00+00:00",
         method=Method(),
         overhead_us=OVERHEAD_US,
         units=tuple(UnitTiming(unit=u, framed=timing(9.0 + unit_us(u)), frame=timing(9.0)) for u in units),
-        corrections={name: correction for name in formats},
+        corrections=tuple(
+            correction_of(found.spec.in_format(name), correction, group_sizes(found)) for name in formats
+        ),
     )
 
 
@@ -126,4 +131,4 @@ def with_units(whole: Profile, units: tuple[UnitTiming, ...]) -> Profile:
 
 
 def without_corrections(whole: Profile) -> Profile:
-    return msgspec.structs.replace(whole, corrections={})
+    return msgspec.structs.replace(whole, corrections=())

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 
-from edgekit.codec import write_network
-from edgekit.errors import BadInputError, UsageError
+from edgekit.errors import BadInputError, EdgekitError, UsageError
 from edgekit.nn.families import named_network
-from edgekit.pipeline.models import make_network
+from edgekit.pipeline.models import find_model, make_network
+from edgekit.types import NetworkSpec
 from tests.pipeline import runs
+
+
+def write_network(path: Path, network: NetworkSpec) -> None:
+    path.write_bytes(msgspec.json.encode(network))
 
 
 def test_a_name_gives_the_network_of_that_name() -> None:
@@ -68,3 +73,11 @@ def test_a_module_keeps_the_weights_that_it_comes_with(tmp_path: Path) -> None:
 def test_an_unknown_name_is_refused() -> None:
     with pytest.raises(UsageError, match="no network is called 'alexnet'"):
         make_network("alexnet", runs.SHAPE, 3, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("model", "error"), [("resnet9000000", UsageError), ("absent.json", BadInputError), ("absent:make", UsageError)]
+)
+def test_a_model_that_is_not_there_is_told_without_knowing_the_data(model: str, error: type[EdgekitError]) -> None:
+    with pytest.raises(error):
+        find_model(model, seed=0)

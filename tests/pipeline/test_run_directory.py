@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import multiprocessing
+from collections.abc import Callable
+from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,8 @@ import msgspec
 import pytest
 import torch
 
-from edgekit.errors import BadInputError, UsageError
+from edgekit.errors import BadInputError, EdgekitError, UsageError
+from edgekit.pipeline import run_directory
 from edgekit.pipeline.run_directory import RunDirectory, open_run, read_settings
 from edgekit.pipeline.settings import TrainSettings
 
@@ -56,6 +60,105 @@ def test_a_run_can_be_resumed_with_its_settings(tmp_path: Path) -> None:
 
     with open_run(path, read_settings(path), resume=True) as run:
         assert run.name == "run"
+
+
+def test_a_folder_with_other_files_is_no_place_for_a_run(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "precious.onnx").write_bytes(b"mine")
+    (tmp_path / "profile.json").write_bytes(b"mine too")
+
+    with pytest.raises(UsageError, match="holds other files, such as models"), open_run(tmp_path, SETTINGS, False):
+        pass
+
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["models", "profile.json"]
+
+
+def test_a_failed_start_costs_no_file_of_others(tmp_path: Path) -> None:
+    """What it did: a new run whose data is missing removed models/ and profile.json of whoever owned the folder."""
+    from edgekit.pipeline.training_run import train_run
+
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "precious.onnx").write_bytes(b"mine")
+    missing = msgspec.structs.replace(SETTINGS, data=str(tmp_path / "no such folder"))
+
+    with pytest.raises(EdgekitError):
+        train_run(missing, tmp_path)
+
+    assert (tmp_path / "models" / "precious.onnx").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("left", [".lock", ".config.json.k3_x0a9z"])
+def test_what_a_process_left_that_was_killed_before_the_start_is_no_hindrance(tmp_path: Path, left: str) -> None:
+    (tmp_path / left).touch()
+
+    assert read_settings(begun(tmp_path)) == SETTINGS
+
+
+def test_a_file_in_the_place_of_the_folder_is_a_usage_error(tmp_path: Path) -> None:
+    (tmp_path / "run").touch()
+
+    with pytest.raises(UsageError, match="is no folder"), open_run(tmp_path / "run", SETTINGS, resume=False):
+        pass
+
+
+@pytest.mark.parametrize("was_there", [True, False])
+def test_discarding_leaves_what_was_there_before(tmp_path: Path, was_there: bool) -> None:
+    path = tmp_path / "run"
+    if was_there:
+        path.mkdir()
+
+    with open_run(path, SETTINGS, resume=False) as run:
+        run.finish("data", {"fingerprint": "1"}, {"w": torch.zeros(2)})
+        run.discard()
+
+    assert path.exists() == was_there and not list(path.glob("*"))
+
+
+def test_discarding_leaves_what_others_put_there_since(tmp_path: Path) -> None:
+    with open_run(tmp_path / "run", SETTINGS, resume=False) as run:
+        run.models.mkdir()
+        (run.models / "mine.onnx").touch()
+        run.discard()
+
+    assert [path.name for path in run.path.rglob("*")] == ["models", "mine.onnx"]
+
+
+def before_the_lock(monkeypatch: pytest.MonkeyPatch, what: Callable[[], object]) -> None:
+    """Another process does ``what`` just before the next lock is taken."""
+    flock = fcntl.flock
+
+    def late(descriptor: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        what()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+
+
+def test_a_run_that_another_process_began_first_keeps_its_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before_the_lock(monkeypatch, lambda: begun(tmp_path))
+    other = msgspec.structs.replace(SETTINGS, seed=9)
+
+    with pytest.raises(UsageError, match="exists"), open_run(tmp_path, other, resume=False):
+        pass
+
+    assert read_settings(tmp_path) == SETTINGS
+
+
+def test_a_lock_on_a_file_that_was_removed_meanwhile_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process discards its run, and a third begins one: their files have the same name and are not the same."""
+    with ExitStack() as third:
+
+        def replace() -> None:
+            (tmp_path / ".lock").unlink()
+            third.enter_context(open_run(tmp_path, SETTINGS, resume=False))
+
+        before_the_lock(monkeypatch, replace)
+
+        with pytest.raises(UsageError, match="another process is working on"), open_run(tmp_path, SETTINGS, False):
+            pass
 
 
 @pytest.mark.parametrize(
@@ -106,7 +209,7 @@ def test_a_stage_is_finished_once_its_facts_are_there(tmp_path: Path) -> None:
 
     run.finish("dense", {"accuracy": 0.5}, {"w": torch.arange(3.0)})
 
-    assert run.finished("dense") == {"accuracy": 0.5}
+    assert (run.finished("dense") or {})["accuracy"] == 0.5
     assert torch.equal(run.tensors("dense")["w"], torch.arange(3.0))
 
 
@@ -182,3 +285,63 @@ def test_a_config_that_cannot_be_read_is_named(tmp_path: Path, content: bytes) -
 def test_a_folder_without_a_config_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match=f"{tmp_path} is no run"):
         read_settings(tmp_path)
+
+
+def finished_stage(path: Path, tensors: dict[str, torch.Tensor]) -> RunDirectory:
+    run = RunDirectory(path)
+    run.finish("dense", {"accuracy": 0.5}, tensors)
+    return run
+
+
+def test_tensors_come_back_as_they_were_stored(tmp_path: Path) -> None:
+    run = finished_stage(tmp_path, {"w": torch.arange(4.0)})
+
+    assert run.tensors("dense")["w"].equal(torch.arange(4.0))
+
+
+def test_a_single_flipped_bit_is_noticed_and_the_file_named(tmp_path: Path) -> None:
+    run = finished_stage(tmp_path, {"w": torch.arange(4.0)})
+    path = tmp_path / "stages" / "dense.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 1
+    path.write_bytes(data)
+
+    with pytest.raises(BadInputError, match=r"dense\.safetensors: damaged") as raised:
+        run.tensors("dense")
+
+    assert raised.value.exit_code == 3 and "dense.json" in str(raised.value.hint)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_tensors_that_are_not_finite_are_refused_by_name(tmp_path: Path, value: float) -> None:
+    run = finished_stage(tmp_path, {"stem.weight": torch.tensor([1.0, value])})
+
+    with pytest.raises(BadInputError, match=r"dense\.safetensors: stem\.weight holds NaN or infinity"):
+        run.tensors("dense")
+
+
+def test_a_stage_that_is_stored_again_is_unfinished_until_its_new_hash_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a kill between the two files would leave tensors that no hash fits."""
+    run = finished_stage(tmp_path, {"w": torch.zeros(2)})
+    write, seen = run_directory.write_atomic, []
+
+    def noting(path: Path, data: bytes) -> None:
+        seen.append((path.suffix, run.finished("dense") is None))
+        write(path, data)
+
+    monkeypatch.setattr(run_directory, "write_atomic", noting)
+    run.finish("dense", {"accuracy": 0.6}, {"w": torch.ones(2)})
+
+    assert seen == [(".safetensors", True), (".json", True)]
+
+
+def test_a_damaged_config_says_what_can_be_saved(tmp_path: Path) -> None:
+    path = begun(tmp_path / "run")
+    (path / "config.json").write_text('{"model": "resnet8"')
+
+    with pytest.raises(BadInputError, match=r"config\.json") as raised:
+        read_settings(path)
+
+    assert "models stay good" in str(raised.value.hint) and "from a copy" in str(raised.value.hint)

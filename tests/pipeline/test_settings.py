@@ -50,6 +50,22 @@ def test_anything_else_is_refused_and_examples_are_given(text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("150%", "at most 100%"),
+        ("60", "did you mean 60% or 60ms?"),
+        ("1.2", "did you mean 1.2ms or 1.2us?"),
+        ("800", "did you mean 800ms or 800us?"),
+    ],
+)
+def test_what_was_probably_meant_is_said(text: str, told: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        parse_budget(text)
+
+    assert told in f"{raised.value.message} {raised.value.hint}"
+
+
+@pytest.mark.parametrize(
     ("changes", "named"),
     [
         ({"budget": "fast"}, "'fast' is no budget"),

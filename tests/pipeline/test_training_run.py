@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
+from PIL import Image
 
 from edgekit.codec import read_result
 from edgekit.data import load
@@ -91,6 +95,32 @@ def test_the_result_names_what_was_asked_for(finished: Finished) -> None:
 
     assert (result.runtime, result.number_format, result.seed) == (settings.runtime, settings.number_format, 0)
     assert (result.model, result.data, result.settings["budget"]) == (settings.model, settings.data, "60%")
+
+
+def test_the_result_says_how_many_images_each_part_had(finished: Finished) -> None:
+    assert finished.result.data_counts == {"train": 210, "validation": 30, "test": 60, "skipped": 0}
+
+
+def test_lists_among_the_settings_are_lists_in_the_file(finished: Finished) -> None:
+    stored = json.loads((finished.path / "result.json").read_bytes())["settings"]
+
+    assert (stored["penalty_sweep"], stored["image_size"]) == ([], None)
+
+
+@pytest.mark.usefixtures("steady_clock")
+def test_the_result_names_the_files_that_were_skipped(tmp_path: Path) -> None:
+    settings = runs.settings(tmp_path, model=PERCEPTRON, method="dense", epochs=0.2)
+    folder = tmp_path / "images"
+    for index, image in enumerate(np.load(settings.data)["images"][:60]):
+        (folder / f"bar-{index % 3}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[0]).save(folder / f"bar-{index % 3}" / f"{index}.png")
+    (folder / "bar-0" / os.fsdecode(b"torn-\xff.png")).write_bytes(b"no image")
+
+    result = train_run(msgspec.structs.replace(settings, data=str(folder)), tmp_path / "run")
+
+    (skipped,) = read_result(tmp_path / "run" / "result.json").skipped
+    assert result.data_counts["skipped"] == 1 and "none of the image formats" in skipped.reason
+    assert skipped.path.endswith("torn-\\udcff.png")
 
 
 @pytest.mark.parametrize("role", ["dense", "chosen"])
@@ -227,6 +257,38 @@ def test_a_budget_that_no_file_reaches_still_gives_the_nearest_model(
     result = train_run(runs.settings(tmp_path, epochs=1.0), tmp_path / "run")
 
     assert result.measured_us > result.budget_us and read_result(tmp_path / "run" / "result.json") == result
+
+
+@pytest.mark.usefixtures("steady_clock")
+def test_of_attempts_that_all_miss_the_nearest_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Aiming lower can measure higher, on a machine that got slower: the last attempt is not the best by itself."""
+    shares = iter([0.63, 0.78, 0.72])
+
+    def times(_work: object, prepared: list[object]) -> list[Timing]:
+        return [runs.timing(100.0), runs.timing(100.0 * next(shares))]
+
+    monkeypatch.setattr(training_run, "_time", times)
+
+    result = train_run(runs.settings(tmp_path, epochs=1.0), tmp_path / "run")
+
+    assert result.measured_us == pytest.approx(63.0)
+
+
+@pytest.mark.usefixtures("steady_clock")
+def test_an_absolute_budget_is_judged_at_the_speed_at_which_it_was_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machine runs at half its speed when the files are timed: the model fits as well as before."""
+
+    def slower_machine(work: object, prepared: Any) -> list[Timing]:
+        return [runs.timing(2 * timing.median_us) for timing in runs.steady_file_times(work, prepared)]
+
+    monkeypatch.setattr(training_run, "_time", slower_machine)
+    dense_us = runs.network_us(runs.structure().spec)
+
+    train_run(runs.settings(tmp_path, epochs=1.0, budget=f"{0.6 * dense_us}us"), tmp_path / "run")
+
+    assert RunDirectory(tmp_path / "run").finished("fine-tune-2") is None
 
 
 @pytest.mark.usefixtures("steady_clock")

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from edgekit.errors import BadInputError, BudgetError, UsageError
+from edgekit.errors import BadInputError, BudgetError, DataError, UsageError
 from edgekit.pipeline import workspace
 from edgekit.pipeline.drop_run import Dense, Searched, learn_gates
 from edgekit.pipeline.run_directory import RunDirectory
 from edgekit.pipeline.settings import TrainSettings
 from edgekit.pipeline.training_run import train_run
-from edgekit.pipeline.workspace import Workspace, prepare
+from edgekit.pipeline.workspace import Workspace, augmentation_for, prepare
 from edgekit.train.selection import smallest_us
 from edgekit.types import Progress, Timing, ignore_progress
 from tests.pipeline import runs
@@ -46,11 +50,11 @@ def test_an_impossible_run_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_an_impossible_run_leaves_the_files_of_others_where_they_are(tmp_path: Path) -> None:
+def test_a_run_is_not_begun_among_the_files_of_others_which_stay(tmp_path: Path) -> None:
     (tmp_path / "run" / "notes").mkdir(parents=True)
     (tmp_path / "run" / "notes" / "todo.txt").write_text("keep me")
 
-    with pytest.raises(BudgetError):
+    with pytest.raises(UsageError, match="holds other files, such as notes"):
         train_run(runs.settings(tmp_path, budget="1us"), tmp_path / "run")
 
     assert [path.name for path in (tmp_path / "run").rglob("*")] == ["notes", "todo.txt"]
@@ -117,7 +121,7 @@ def test_a_resumed_run_keeps_its_profile(tmp_path: Path) -> None:
 def test_the_times_of_another_runtime_are_refused(tmp_path: Path) -> None:
     other = runs.settings(tmp_path, runtime="tflite").profile
 
-    with pytest.raises(BadInputError, match="holds times of cpu on tflite with 1 threads, not of cpu on onnx"):
+    with pytest.raises(BadInputError, match="runtime is 'tflite' there and 'onnx' here"):
         prepared(tmp_path, profile=other)
 
 
@@ -131,21 +135,71 @@ def test_a_format_that_the_target_does_not_execute_is_refused(tmp_path: Path) ->
         prepared(tmp_path, target=str(target), number_format="int8")
 
 
+def refuse_to_read(*_: object, **__: object) -> Any:
+    raise AssertionError("the data were read")
+
+
 @pytest.mark.parametrize(
-    ("augmentation", "name", "expected"),
+    ("changes", "message"),
     [
-        ("auto", "fashion-mnist", "flip"),
-        ("auto", "mnist", "none"),
-        ("auto", "photos", "flip"),
-        ("shift", "mnist", "shift"),
+        ({"model": "resnet13x"}, "no network is called 'resnet13x'"),
+        ({"model": "absent.py:make"}, "there is no file 'absent.py'"),
+        ({"target": "absent"}, "no target 'absent'"),
     ],
 )
-def test_digits_are_not_mirrored(tmp_path: Path, augmentation: str, name: str, expected: str) -> None:
-    from dataclasses import replace
+def test_what_is_wrong_without_the_data_is_told_before_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
+) -> None:
+    settings = msgspec.structs.replace(runs.settings(tmp_path), **changes)
+    monkeypatch.setattr(workspace, "load", refuse_to_read)
 
-    work = prepared(tmp_path, augmentation=augmentation)
+    with pytest.raises(UsageError, match=message):
+        prepare(settings, RunDirectory(tmp_path / "run"), ignore_progress)
 
-    assert workspace.augmentation_for(work.settings, replace(work.dataset, name=name)) == expected
+
+def test_a_damaged_profile_is_told_before_the_data_are_read_and_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = runs.settings(tmp_path)
+    Path(str(settings.profile)).write_text('{"schema": 1')
+    monkeypatch.setattr(workspace, "load", refuse_to_read)
+
+    with pytest.raises(BadInputError, match="is no valid JSON") as raised:
+        prepare(settings, RunDirectory(tmp_path / "run"), ignore_progress)
+
+    assert raised.value.hint == f"delete {settings.profile}: its times are measured again"
+
+
+def test_a_damaged_profile_of_a_run_says_what_can_be_saved_and_the_run_goes_on_without_it(tmp_path: Path) -> None:
+    work = prepared(tmp_path)
+    work.run.profile_path.write_text('{"schema": 1')
+
+    with pytest.raises(BadInputError) as raised:
+        prepare(work.settings, work.run, ignore_progress)
+    work.run.profile_path.unlink()
+
+    assert "edgekit train --resume --name run" in str(raised.value.hint)
+    assert prepare(work.settings, work.run, ignore_progress).budget_us == work.budget_us
+
+
+def test_the_run_keeps_which_files_of_its_data_were_skipped_and_why(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for index in range(30):
+        path = tmp_path / "photos" / f"class-{index % 3}" / f"{index:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (12, 12), dtype=np.uint8)).save(path)
+    (tmp_path / "photos" / "class-0" / "torn.png").write_bytes(b"no image")
+
+    settings = msgspec.structs.replace(runs.settings(tmp_path), data=str(tmp_path / "photos"))
+    run = RunDirectory(tmp_path / "run")
+
+    prepare(settings, run, ignore_progress)
+
+    facts = run.finished(workspace.DATA) or {}
+    assert facts["counts"] == {"train": 21, "validation": 3, "test": 6, "skipped": 1}
+    assert [(Path(file["path"]).name, "none of the image" in file["reason"]) for file in facts["skipped"]] == [
+        ("torn.png", True)
+    ]
 
 
 def learned(tmp_path: Path, **changes: Any) -> tuple[TrainSettings, Searched]:
@@ -209,3 +263,30 @@ def test_a_network_that_is_read_back_computes_the_same_bits(tmp_path: Path) -> N
     with torch.no_grad():
         images = images.contiguous(memory_format=torch.channels_last)
         assert again.network(images).equal(first.network(images))
+
+
+def test_a_run_is_not_gone_on_with_when_its_data_changed(tmp_path: Path) -> None:
+    """Another image moves the split: what was trained on could be tested on."""
+    work = prepared(tmp_path)
+    runs.write_images(tmp_path / "images.npz", count=301)
+
+    with pytest.raises(DataError, match="the data changed since the run"):
+        prepare(work.settings, work.run, ignore_progress)
+
+
+def test_a_run_goes_on_in_the_precision_that_it_was_begun_with(tmp_path: Path) -> None:
+    work = prepared(tmp_path)
+    other = "fp32" if work.precision == "bf16" else "bf16"
+    work.run.finish(workspace.PRECISION, {"precision": other})
+
+    assert prepare(work.settings, work.run, ignore_progress).precision == other
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("fashion-mnist", "flip"), ("letters/", "shift"), ("mnist-5k", "shift")]
+)
+def test_only_pictures_that_are_known_to_bear_it_are_mirrored(tmp_path: Path, name: str, expected: str) -> None:
+    work = prepared(tmp_path)
+    settings = msgspec.structs.replace(work.settings, augmentation="auto")
+
+    assert augmentation_for(settings, dataclasses.replace(work.dataset, name=name)) == expected

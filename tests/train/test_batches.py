@@ -15,6 +15,7 @@ from edgekit.train.batches import (
     augment,
     batch_at,
     in_order,
+    spread,
     steps_per_epoch,
 )
 from edgekit.train.randomness import generator
@@ -148,3 +149,10 @@ def test_evaluation_reads_every_sample_once_and_in_order(count: int, batch_size:
     labels = torch.cat([labels for _, labels in in_order(split, batch_size)])
 
     assert torch.equal(labels, torch.arange(count))
+
+
+@given(st.integers(1, 5000), st.integers(1, 3000))
+def test_spread_indices_are_distinct_and_reach_from_end_to_end(count: int, limit: int) -> None:
+    indices = spread(count, limit)
+    assert len(indices) == min(count, limit) == len(set(indices.tolist()))
+    assert indices[0] == 0 and (limit == 1 or indices[-1] == count - 1)

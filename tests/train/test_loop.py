@@ -211,6 +211,37 @@ def test_the_teacher_is_left_as_it_was() -> None:
     assert_equal(before, state_of(teacher, None))
 
 
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_the_second_pass_of_arm_leaves_the_running_statistics(momentum: float | None) -> None:
+    """ARM and REINFORCE draw the same gates; ARM looks at the batch under another draw as well."""
+    statistics = []
+    for estimator in ("arm", "reinforce"):
+        network = small.network()
+        for norm in network.batch_norms.values():
+            norm.momentum = momentum  # type: ignore[assignment]
+        recipe = Recipe(epochs=1, batch_size=48, augmentation="none")
+        fit(network, small.split(), recipe, stage(), gates=small.drop_stage(estimator))
+        statistics.append(dict(network.named_buffers()))
+
+    assert_equal(*statistics)
+
+
+def test_a_later_stage_goes_on_where_the_schedule_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    step = torch.optim.SGD.step
+
+    def noting(optimizer: torch.optim.SGD, *args: Any) -> Any:
+        rates.append(optimizer.param_groups[0]["lr"])
+        return step(optimizer, *args)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", noting)
+    recipe = Recipe(epochs=4, batch_size=16, learning_rate=0.05, start=0.5, stop=0.75)
+
+    fit(small.network(), small.split(), recipe, StageOptions("fine-tune", 1))
+
+    assert rates == [learning_rate_at(recipe, step, 12) for step in (6, 7, 8)]
+
+
 def poison(tensor: Tensor, step: int) -> Callable[[Progress], None]:
     """A progress callback that spoils a tensor after ``step`` steps, as an infinite gradient would."""
 
@@ -230,6 +261,17 @@ def test_a_learning_rate_that_is_too_high_is_named() -> None:
 
     assert raised.value.exit_code == 1
     assert raised.value.hint is not None and "lower --learning-rate (now 1e+25)" in raised.value.hint
+
+
+def test_a_learning_rate_is_not_blamed_for_what_was_there_before_the_first_step() -> None:
+    network = small.network()
+    with torch.no_grad():
+        network.operators["stem"].weight.fill_(math.nan)  # type: ignore[union-attr, operator]
+
+    with pytest.raises(TrainingDivergedError, match="at step 0 of stage 'dense'") as raised:
+        fit(network, small.split(), RECIPE, StageOptions("dense", 1))
+
+    assert "--learning-rate" not in str(raised.value.hint) and "weights" in str(raised.value.hint)
 
 
 @pytest.mark.parametrize("step", [1, 4, STEPS])

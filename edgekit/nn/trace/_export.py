@@ -18,7 +18,9 @@ from torch.export import ExportedProgram
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
 from edgekit.errors import UnsupportedModelError
+from edgekit.nn.modules import eval_mode
 from edgekit.nn.trace._graph import operator_name
+from edgekit.nn.trace._user_code import at_user_line
 from edgekit.types import Shape
 
 BATCH = 2
@@ -38,7 +40,7 @@ def export(module: nn.Module, input_shape: Shape) -> ExportedProgram:
     """
     _check_inputs(module)
     example = _example(module, input_shape)
-    with _eval_mode(module), _quiet():
+    with eval_mode(module), _quiet():
         try:
             program = torch.export.export(module, (example,), strict=False)
         except Exception as error:
@@ -62,17 +64,6 @@ def _example(module: nn.Module, input_shape: Shape) -> Tensor:
 
 
 @contextlib.contextmanager
-def _eval_mode(module: nn.Module) -> Iterator[None]:
-    training = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, flag in training.items():
-            part.training = flag
-
-
-@contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """torch.export prints the graph so far when it fails, logs advice meant for authors of compilers, and warns about
     its own deprecations."""
@@ -90,17 +81,18 @@ def _export_error(module: nn.Module, example: Tensor, error: Exception) -> Unsup
     shape = tuple(example.shape)
     if isinstance(error, GuardOnDataDependentSymNode):
         return UnsupportedModelError(
-            "forward branches on the values of a tensor: a network on a device runs the same operators for every input",
+            f"forward branches on the values of a tensor{at_user_line(error)}: a network on a device runs the same "
+            "operators for every input",
             "decide by shapes, or by attributes set in __init__, instead of tensor values",
         )
     failure = _eager_failure(module, example)
     if failure is not None:
         return UnsupportedModelError(
-            f"the model does not run on an input of shape {shape}: {_first_line(failure)}",
+            f"the model does not run on an input of shape {shape}{at_user_line(failure)}: {_first_line(failure)}",
             "check the input shape (here with a batch of 2), and that the model works in eval mode",
         )
     return UnsupportedModelError(
-        f"torch.export cannot trace the model on an input of shape {shape}: {_first_line(error)}",
+        f"torch.export cannot trace the model on an input of shape {shape}{at_user_line(error)}: {_first_line(error)}",
         "forward must compute with torch operators on tensors: no numpy, no .item(), no compiled parts",
     )
 

@@ -17,6 +17,7 @@ from types import ModuleType
 from torch import nn
 
 from edgekit.errors import BadInputError, UsageError
+from edgekit.nn.trace._user_code import at_user_line
 
 
 def load_factory(reference: str) -> nn.Module:
@@ -91,7 +92,7 @@ def _put_on_path(folder: Path) -> None:
 
 def _import_error(name: str, error: BaseException) -> BadInputError:
     hint = "install what it imports" if isinstance(error, ImportError) else "it must import without side effects"
-    return BadInputError(f"importing {name!r} failed: {type(error).__name__}: {error}", hint)
+    return BadInputError(f"importing {name!r} failed{at_user_line(error)}: {type(error).__name__}: {error}", hint)
 
 
 def _attribute(code: ModuleType, attribute: str, reference: str) -> object:
@@ -114,6 +115,6 @@ def _call(factory: object, reference: str) -> object:
         return make()
     except (Exception, SystemExit) as error:
         raise BadInputError(
-            f"the factory {reference!r} failed: {type(error).__name__}: {error}",
+            f"the factory {reference!r} failed{at_user_line(error)}: {type(error).__name__}: {error}",
             "it is called without arguments and must return the model",
         ) from error

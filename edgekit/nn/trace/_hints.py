@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from edgekit.errors import UnsupportedModelError
 from edgekit.nn.trace._graph import Call
+from edgekit.types import Shape
 
 _SUPPORTED = "edgekit cuts plain, residual and depthwise CNNs and MLPs"
 _ACTIVATION = ("this activation is not supported", "use ReLU or ReLU6, and train again: every runtime fuses them")
@@ -81,6 +82,19 @@ _HINTS: dict[tuple[str, str], tuple[str, ...]] = {
 }
 _BY_OPERATOR = {operator: advice for advice, operators in _HINTS.items() for operator in operators}
 _OTHER = ("this operator is not supported", f"{_SUPPORTED}; replace it, or keep it outside the traced model")
+
+
+TRANSPOSITIONS = ("transpose", "permute", "movedim", "swapaxes", "t")
+"""What makes a list of tokens of a map that was flattened in part."""
+
+
+def tokens(call: Call, shape: Shape) -> UnsupportedModelError:
+    """The error for a map of ``shape`` that becomes a list of tokens, as attention takes it."""
+    return call.unsupported(
+        f"it makes tokens of {shape} per sample, which are then transposed: attention and transposition are not "
+        "supported",
+        _ATTENTION[1],
+    )
 
 
 def unsupported_operator(call: Call) -> UnsupportedModelError:

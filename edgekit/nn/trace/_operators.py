@@ -16,7 +16,7 @@ from edgekit.nn.modules import LayerModules
 from edgekit.nn.trace._builder import LayerBuilder, Padding, Value
 from edgekit.nn.trace._export import BATCH
 from edgekit.nn.trace._graph import Call, operator_name
-from edgekit.nn.trace._hints import unsupported_operator
+from edgekit.nn.trace._hints import TRANSPOSITIONS, tokens, unsupported_operator
 from edgekit.types import Activation, UnitSpec
 
 Rule = Callable[[LayerBuilder, Call], Value]
@@ -229,6 +229,8 @@ def _flatten(build: LayerBuilder, call: Call) -> Value:
     if call.batched_shape == (BATCH, *source.shape) or is_on_the_way:
         return source
     if call.batched_shape != (BATCH, math.prod(source.shape)):
+        if any(operator_name(user) in TRANSPOSITIONS for user in call.node.users):
+            raise tokens(call, source.shape)
         raise call.unsupported(
             f"it reshapes {source.shape} per sample into {call.output_shape}; only flattening to one vector "
             "per sample is supported",
