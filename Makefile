@@ -1,4 +1,4 @@
-# make demo | test | check | bench | clean. Each makes .venv first if it is missing: needs make and Python 3.11 or newer.
+# make install | demo | test | check | bench | clean. Each but the last makes .venv first if it is missing: needs make and Python 3.11 or newer.
 PYTHON ?= python3
 
 # What the demo runs on. Other data: make demo DATA=folder INPUT=3x32x32 CLASSES=5 IMAGES=folder/test
@@ -20,7 +20,10 @@ EDGEKIT := ../$(BIN)/edgekit
 INSTALLED := $(VENV)/.installed
 export ORT_DISABLE_TELEMETRY = 1
 
-.PHONY: demo test check bench clean
+.PHONY: install demo test check bench clean
+
+install: $(INSTALLED)
+	@echo "edgekit is $(BIN)/edgekit; or: . $(BIN)/activate"
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

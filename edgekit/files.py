@@ -1,4 +1,4 @@
-"""Writing files so that a crash leaves the old or the new one, joining paths without escape, hashes and locks.
+"""Writing files so that a crash leaves the old or the new one, reading no more than is allowed, hashes and locks.
 
 No file format is known here (that is ``codec``), and nothing here decides what is written.
 """
@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from edgekit.errors import BadInputError, EdgekitError
 
@@ -30,10 +31,61 @@ def write_atomic(path: Path, data: bytes) -> None:
         destination.parent.mkdir(parents=True, exist_ok=True)
         _replace(destination, data)
     except OSError as error:
-        raise EdgekitError(
-            f"{path}: cannot be written: {error.strerror or error}",
-            "choose a folder that is writable and has free space",
-        ) from error
+        raise _not_writable(path, error) from error
+
+
+def check_writable(path: Path) -> None:
+    """Raise EdgekitError now if `write_atomic` could not put a file at ``path`` later: before work that takes long."""
+    folder = Path(os.path.realpath(path)).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _not_writable(path, error) from error
+    if path.is_dir():
+        raise EdgekitError(f"{path}: cannot be written: it is a folder", "name a file in it")
+
+
+def _not_writable(path: Path, error: OSError) -> EdgekitError:
+    return EdgekitError(
+        f"{path}: cannot be written: {error.strerror or error}", "choose a folder that is writable and has free space"
+    )
+
+
+@contextmanager
+def write_gradually(path: Path) -> Iterator[TextIO]:
+    """A stream whose UTF-8 text takes the place of ``path`` at the end, when the block is left without an error.
+
+    Until then, and after an error, the old file is as it was, and what was written lies in `unfinished` (``path``).
+    What is no regular file (a pipe, /dev/stdout) is written directly. Raises EdgekitError when it cannot be written.
+    """
+    destination = Path(os.path.realpath(path))
+    if destination.exists() and not destination.is_file():
+        with destination.open("w", encoding="utf-8", newline="") as stream:
+            yield stream
+        return
+    part = unfinished(path)
+    try:
+        stream = part.open("w", encoding="utf-8", newline="")
+    except OSError as error:
+        raise _not_writable(path, error) from error
+    with stream:
+        os.fchmod(stream.fileno(), _mode(destination))
+        yield stream
+        try:
+            stream.flush()
+            os.fsync(stream.fileno())
+            os.replace(part, destination)
+            _sync_folder(destination.parent)
+        except OSError as error:
+            raise _not_writable(path, error) from error
+
+
+def unfinished(path: Path) -> Path:
+    """Where `write_gradually` keeps what is not finished: beside the file that it will be, that of a link too."""
+    destination = path.resolve() if path.is_symlink() else path
+    return destination.with_name(f"{destination.name}.part")
 
 
 def _replace(destination: Path, data: bytes) -> None:
@@ -78,20 +130,6 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def safe_join(folder: Path, *parts: str) -> Path:
-    """``folder / parts``, refused with BadInputError when it lies outside of ``folder`` once links are followed."""
-    if any(not part or "\0" in part for part in parts):
-        raise BadInputError(f"{'/'.join(parts)!r} is no file name: a part is empty or holds a NUL byte")
-    root = Path(os.path.realpath(folder))
-    joined = Path(os.path.realpath(root.joinpath(*parts)))
-    if joined == root or not joined.is_relative_to(root):
-        raise BadInputError(
-            f"{'/'.join(parts)!r} leads out of {folder}",
-            "use a name inside that folder, without '..', a leading '/' or a link to elsewhere",
-        )
-    return joined
-
-
 def sha256_bytes(data: bytes) -> str:
     """SHA-256 of ``data`` in lower-case hexadecimal."""
     return hashlib.sha256(data).hexdigest()
@@ -114,20 +152,25 @@ def read_bounded(path: Path, limit_bytes: int) -> bytes:
 
     Raises BadInputError naming the file and what is allowed.
     """
+    data = read_start(path, limit_bytes + 1)
+    if len(data) > limit_bytes:
+        raise BadInputError(f"{path}: larger than the {limit_bytes} bytes that are allowed")
+    return data
+
+
+def read_start(path: Path, count_bytes: int) -> bytes:
+    """The first ``count_bytes`` of a regular file, fewer if it is shorter. Raises BadInputError naming the file."""
     try:
         # Without O_NONBLOCK, opening a named pipe waits for a writer before its type can be looked at.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         with os.fdopen(descriptor, "rb") as stream:
             if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
                 raise BadInputError(f"{path}: must be a regular file")
-            data = stream.read(limit_bytes + 1)
+            return stream.read(count_bytes)
     except FileNotFoundError as error:
         raise BadInputError(f"{path}: no such file", "check the path") from error
     except (OSError, ValueError) as error:
         raise BadInputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    if len(data) > limit_bytes:
-        raise BadInputError(f"{path}: larger than the {limit_bytes} bytes that are allowed")
-    return data
 
 
 @contextmanager
@@ -140,7 +183,7 @@ def locked(path: Path) -> Iterator[None]:
     lock_path = path.with_name(f".{path.name}.lock")
     try:
         lock_path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = _acquire(lock_path)
+        descriptor = acquire_lock(lock_path, fcntl.LOCK_EX)
     except OSError as error:
         raise EdgekitError(f"{path}: cannot be locked: {error.strerror or error}") from error
     try:
@@ -151,11 +194,15 @@ def locked(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _acquire(lock_path: Path) -> int:
+def acquire_lock(lock_path: Path, operation: int) -> int:
+    """Open ``lock_path`` and lock it by ``operation``, as `fcntl.flock` takes it; the lock ends with the descriptor.
+
+    The file may be removed by who holds it. Raises BlockingIOError when ``operation`` does not wait and it is held.
+    """
     while True:
         descriptor = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            fcntl.flock(descriptor, operation)
             # The holder before may have removed the file that this waited for: then the lock is on nothing.
             if _same_file(descriptor, lock_path):
                 return descriptor

@@ -5,6 +5,7 @@ Options of single commands are in their own files, the types of option values in
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -48,6 +49,31 @@ def command(function: CommandFunction) -> Command:
 def command_group(function: Callable[[], None]) -> CommandGroup:
     """Make a command that only has sub-commands; its name and help are those of the function."""
     made = click.group(cls=CommandGroup, no_args_is_help=False)(function)
+    made.params.extend(common_options())
+    return made
+
+
+class FileGroup(CommandGroup):
+    """A command with sub-commands that does work of its own without one, and for which a word that names none of them
+    is a file for the sub-command ``file``."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Click's own, with ``file`` put before what is no sub-command."""
+        return super().resolve_command(ctx, args if args[0] in self.commands else ["file", *args])
+
+
+def file_group(function: CommandFunction) -> FileGroup:
+    """Make a `FileGroup` of a function that returns a `Result`: what it does without a sub-command."""
+
+    @functools.wraps(function)
+    def work_alone(context: click.Context, **values: Any) -> Result | None:
+        return None if context.invoked_subcommand else function(context.obj, **values)
+
+    made = click.group(cls=FileGroup, invoke_without_command=True, no_args_is_help=False)(
+        click.pass_context(work_alone)
+    )
     made.params.extend(common_options())
     return made
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgekit.cli.command import command
-from edgekit.cli.options import OUTPUT_FILE, RUN, format_option, runtime_option
+from edgekit.cli.options import NUMBER_FORMAT, OUTPUT_FILE, RUN, RUNTIME
 from edgekit.ui import Output, Result, Table
 
 if TYPE_CHECKING:
@@ -20,10 +20,12 @@ if TYPE_CHECKING:
 
 @command
 @click.argument("run", type=RUN)
-@runtime_option
-@format_option
-@click.option("--output", type=OUTPUT_FILE, help="The file; in the run's models if not given.")
-def export(ui: Output, run: Path, runtime: RuntimeName, number_format: NumberFormat, output: Path | None) -> Result:
+@click.option("--runtime", type=RUNTIME, help="What runs the model on the device; the run's own if not given.")
+@click.option("--format", "number_format", type=NUMBER_FORMAT, help="Number format; the run's own if not given.")
+@click.option("--output", type=OUTPUT_FILE, help="The file; exported-FORMAT in the run's models if not given.")
+def export(
+    ui: Output, run: Path, runtime: RuntimeName | None, number_format: NumberFormat | None, output: Path | None
+) -> Result:
     """Write the model that RUN chose as a file for a runtime.
 
     The file is kept only after it ran in its runtime and agreed with the trained network. RUN is a run's name or

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from difflib import get_close_matches
 from importlib import import_module
 
 import click
@@ -18,12 +19,12 @@ from edgekit.cli.command import common_options
 from edgekit.ui import Output, Result
 
 COMMANDS = {
-    "target": "List and show target devices.",
+    "target": "List, show, check and set up target devices.",
     "profile": "Measure how long each part of a network takes on a target.",
     "train": "Train a network that fits a latency budget on a target.",
     "export": "Write the model that RUN chose as a file for a runtime.",
     "bench": "Time each MODEL on a target, all of them interleaved in one process.",
-    "run": "Classify every image of INPUT... with the exported MODEL.",
+    "run": "Classify every image of INPUT... with the exported MODEL, on this machine or another target.",
     "report": "Write one HTML page about each RUN, a run's name or directory.",
     "doctor": "Check what works on this machine.",
 }
@@ -40,6 +41,17 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Click's own; an unknown name is told with the nearest ones."""
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-") and not ctx.resilient_parsing:
+            near = get_close_matches(name, COMMANDS, n=2)
+            advice = f"did you mean {' or '.join(near)}?" if near else f"the commands are {', '.join(COMMANDS)}"
+            ctx.fail(f"there is no command {name!r}; {advice}")
+        return super().resolve_command(ctx, args)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:

@@ -24,10 +24,25 @@ RUNS_FOLDER = Path("runs")
 """Where runs are kept, below the current folder."""
 
 RUNTIME = click.Choice(["onnx", "tflite"])
+PROVIDER = click.Choice(["cpu", "nnapi"])
 NUMBER_FORMAT = click.Choice(["fp32", "int8"])
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 OUTPUT_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+OTHER_SETTINGS = {
+    "warmup_share": "part of the schedule that the small network shares with the dense one",
+    "search_share": "part in which its gates are learned",
+    "trial_share": "part in which candidates are compared",
+    "gate_learning_rate": "learning rate of the gates",
+    "distillation": "weight of the dense network as a teacher, 0 to 1",
+    "sweep_choice": "of a sweep: the model nearest to the budget, or not-above it",
+    "max_corrections": "most times that the choice is timed and made again",
+    "checkpoint_seconds": "least time between two checkpoints, seconds",
+}
+"""Settings of `edgekit train` that have no option of their own, and what they mean; kept here so that shells complete
+them without importing torch."""
 
 
 class ShapeType(click.ParamType[tuple[int, ...]]):
@@ -55,7 +70,7 @@ class ShapeType(click.ParamType[tuple[int, ...]]):
 
 
 class NumberListType(click.ParamType[tuple[float, ...]]):
-    """Numbers above 0 joined by commas, such as ``0.01,0.1,1``."""
+    """Numbers above 0 joined by commas, such as ``5,20,80``."""
 
     name = "numbers"
 
@@ -69,7 +84,7 @@ class NumberListType(click.ParamType[tuple[float, ...]]):
         try:
             number = float(text)
         except ValueError:
-            self.fail(f"{text!r} is no number: write numbers joined by commas, such as 0.01,0.1,1", param, ctx)
+            self.fail(f"{text!r} is no number: write numbers joined by commas, such as 5,20,80", param, ctx)
         if not (math.isfinite(number) and number > 0):
             self.fail(f"{text!r}: every number is finite and above 0", param, ctx)
         return number
@@ -100,6 +115,14 @@ class SettingType(click.ParamType[tuple[str, str]]):
         if not (name and equals):
             self.fail(f"{value!r} has not the form NAME=VALUE", param, ctx)
         return name.strip().replace("-", "_"), text.strip()
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The names, each with its equals sign."""
+        from click.shell_completion import CompletionItem
+
+        words = {f"{name.replace('_', '-')}=": text for name, text in OTHER_SETTINGS.items()}
+        wanted = incomplete.replace("_", "-")
+        return [CompletionItem(word, help=text) for word, text in words.items() if word.startswith(wanted)]
 
 
 class TargetType(click.ParamType[str]):
@@ -146,6 +169,23 @@ def _run_names() -> list[str]:
     return sorted(path.name for path in RUNS_FOLDER.glob("*") if path.is_dir())
 
 
+def complete_path(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Any file or folder, by the shell itself."""
+    from click.shell_completion import CompletionItem
+
+    return [CompletionItem(incomplete, type="file")]
+
+
+def complete_data(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """The data sets that are known by name, else files and folders."""
+    from click.shell_completion import CompletionItem
+
+    from edgekit.data.names import known_names
+
+    items = [CompletionItem(name) for name in known_names() if incomplete and name.startswith(incomplete)]
+    return items or complete_path(ctx, param, incomplete)
+
+
 INPUT_SHAPE = ShapeType((1, 3), "CHANNELSxHEIGHTxWIDTH")
 IMAGE_SIZE = ShapeType((2,), "HEIGHTxWIDTH")
 NUMBERS = NumberListType()
@@ -168,6 +208,12 @@ def runtime_option(function: Function) -> Function:
     )(function)
 
 
+def provider_option(function: Function) -> Function:
+    """--provider, that of the target file by default."""
+    text = "What the runtime hands the model to; that of the target if not given."
+    return click.option("--provider", type=PROVIDER, help=text)(function)
+
+
 def format_option(function: Function) -> Function:
     """--format, the number format of weights and activations."""
     return click.option(
@@ -178,7 +224,7 @@ def format_option(function: Function) -> Function:
 def model_option(*, required: bool) -> Callable[[Function], Function]:
     """--model: a name, a factory, or a network file."""
     text = "A name such as resnet14, package.module:factory, file.py:factory, or a network's .json file."
-    return click.option("--model", required=required, help=text)
+    return click.option("--model", required=required, shell_complete=complete_path, help=text)
 
 
 def given_by_user(context: click.Context) -> set[str]:

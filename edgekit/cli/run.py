@@ -5,7 +5,6 @@ Reading, preprocessing and running is the work of ``edgekit.run``; here outcomes
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, TextIO
 import click
 
 from edgekit.cli.command import command
-from edgekit.cli.options import EXISTING_FILE, OUTPUT_FILE, target_option
+from edgekit.cli.options import EXISTING_FILE, OUTPUT_FILE, complete_path, provider_option, target_option
+from edgekit.files import unfinished, write_gradually
 from edgekit.ui import Output, Problem, Result
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @command
 @click.argument("model", type=EXISTING_FILE)
-@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True)
+@click.argument("inputs", metavar="INPUT...", nargs=-1, required=True, shell_complete=complete_path)
 @click.option(
     "--format",
     "text_format",
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 @click.option(
     "--threads", type=click.IntRange(1, 1024), help="Threads of the runtime; those of the target if not given."
 )
+@provider_option
 @click.option("--output", type=OUTPUT_FILE, help="Write to this file, not to standard output.")
 def run(
     ui: Output,
@@ -49,6 +50,7 @@ def run(
     top: int,
     target: str,
     threads: int | None,
+    provider: str | None,
     output: Path | None,
 ) -> Result:
     """Classify every image of INPUT... with the exported MODEL, on this machine or another target.
@@ -57,29 +59,19 @@ def run(
     line on standard input. What cannot be read becomes a line with the reason, and the exit code 3 in the end.
     """
     from edgekit import targets
+    from edgekit.profile.reach import with_provider
     from edgekit.run import classify
 
-    device = targets.find(target)
+    device = with_provider(targets.find(target), provider)
     with (
         _progress(ui, output) as progress,
-        classify(
-            model, inputs, threads=threads, top=top, target=device, lines=_standard_input(), progress=progress
-        ) as found,
+        classify(model, inputs, threads=threads, top=top, target=device, progress=progress) as found,
     ):
         results = _deliver(ui, found, text_format, top, output)
         summary = found.summary()
     data = {"results": results, "summary": summary, "output": output}
     problems = _problems(summary)
     return Result(data, notes=(_summary_line(summary),), problems=problems, exit_code=3 if problems else 0)
-
-
-def _standard_input() -> Iterator[str]:
-    """Paths, one per line, as the file system spells them.
-
-    Not from sys.stdin: Ctrl-C would find its lock held by the thread that reads ahead, and the interpreter aborts then.
-    """
-    with open(0, "rb", closefd=False) as stream:
-        yield from (os.fsdecode(line.removesuffix(b"\n")) for line in stream)
 
 
 def _deliver(
@@ -106,9 +98,14 @@ def _write(outcomes: Iterable[Outcome], stream: TextIO, text_format: str, top: i
 def _text_stream(ui: Output, output: Path | None) -> Iterator[TextIO]:
     if output is None:
         yield ui.data_stream
-    else:
-        with output.open("w", encoding="utf-8", newline="") as stream:
+        return
+    with write_gradually(output) as stream:
+        try:
             yield stream
+        except BaseException:
+            if unfinished(output).exists():
+                ui.message(f"{unfinished(output)} holds the results until here; {output} is as it was")
+            raise
 
 
 @contextmanager

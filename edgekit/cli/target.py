@@ -5,12 +5,13 @@ Finding and reading target files is the work of ``edgekit.targets``, reaching de
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from edgekit.cli.command import command, command_group
-from edgekit.cli.options import TARGET
+from edgekit.cli.options import EXISTING_FILE, TARGET
 from edgekit.ui import Output, Problem, Result, Table
 
 if TYPE_CHECKING:
@@ -142,7 +143,10 @@ def trust(ui: Output, name: str, replace: bool) -> Result:
 
     found = targets.find(name)
     if found.transport != "ssh":
-        raise UsageError(f"target {found.name!r} is reached by {found.transport}, which has no host key")
+        way = "is this machine" if found.transport == "local" else f"is reached by {found.transport}"
+        raise UsageError(
+            f"target {found.name!r} {way}: there is no host key to trust", "only targets over ssh have one"
+        )
     accepted: list[Offer] = []
     while (offer := offered_key(found.name, found.address)).refusal is not None:
         trusted.accept(offer.host, offer.port, offer.key, replace=replace)
@@ -165,21 +169,38 @@ def _trusted(offer: Offer) -> str:
 @target.add_command
 @command
 @click.argument("name", type=TARGET)
-def setup(ui: Output, name: str) -> Result:
+@click.option(
+    "--library",
+    type=EXISTING_FILE,
+    help="For devices without Python: libonnxruntime.so for it, or the .aar of onnxruntime-android.",
+)
+def setup(ui: Output, name: str, library: Path | None) -> Result:
     """Install on the target NAME what measures and runs models there: a worker and the target's runtimes.
 
-    The device needs Python 3.9 or newer and no internet: this machine fetches the wheels. What is there already stays.
+    The device needs Python 3.9 or newer and no internet: this machine fetches the wheels. Without Python, as on phones,
+    a native worker runs models with the --library that you ship. What is there already stays.
     """
     from edgekit import targets
     from edgekit.devices.opening import open_device
     from edgekit.devices.setup import set_up
+    from edgekit.devices.setup_native import set_up_native
+    from edgekit.errors import UsageError
 
     found = targets.find(name)
     device = open_device(found)
     ui.resume = "the same command goes on: what was pushed is kept"
     try:
         with ui.progress() as progress:
-            installed = set_up(device, tuple(found.runtimes), progress=progress)
+            if library is not None:
+                system: Literal["android", "linux"] = "android" if found.transport == "adb" else "linux"
+                installed = set_up_native(device, library, system, progress=progress)
+            elif found.transport == "adb":
+                raise UsageError(
+                    "a phone has no Python: the runtime must be given",
+                    f"edgekit target setup {found.name} --library onnxruntime-android.aar",
+                )
+            else:
+                installed = set_up(device, tuple(found.runtimes), progress=progress)
     finally:
         device.close()
     rows = tuple((runtime, wheel) for runtime, wheel in installed.runtimes.items())

@@ -16,32 +16,39 @@ from edgekit.cli.options import (
     EXISTING_FILE,
     IMAGE_SIZE,
     NUMBERS,
+    OTHER_SETTINGS,
     RUN_NAME,
     RUNS_FOLDER,
     SETTING,
+    complete_data,
     format_option,
     given_by_user,
     model_option,
     runtime_option,
     target_option,
 )
-from edgekit.ui import Output, Result, Table
+from edgekit.ui import Output, Problem, Result, Table
 
 if TYPE_CHECKING:
     from edgekit.pipeline.settings import TrainSettings
-    from edgekit.types import ModelPoint, RunResult
+    from edgekit.types import ModelPoint, Progress, ProgressCallback, RunResult
 
 METHODS = click.Choice(["drop", "dense"])
 LATENCY_SOURCES = click.Choice(["measured", "macs"])
 SCOPES = click.Choice(["shared", "layer", "unit"])
 ESTIMATORS = click.Choice(["hard-concrete", "straight-through", "arm", "reinforce"])
 _TIMING_NOISE = 0.05
+_NAMED_SKIPPED = 3
 AUGMENTATIONS = click.Choice(["auto", "none", "shift", "flip", "shift+flip"])
 
 
 @command
 @model_option(required=False)
-@click.option("--data", help="Images: a folder of class folders, an IDX folder, a .npz file, or a name.")
+@click.option(
+    "--data",
+    shell_complete=complete_data,
+    help="Images: a folder of class folders, an IDX folder, a .npz file, or a name.",
+)
 @target_option
 @runtime_option
 @format_option
@@ -72,8 +79,19 @@ AUGMENTATIONS = click.Choice(["auto", "none", "shift", "flip", "shift+flip"])
     show_default=True,
     help="How gradients of drop probabilities are estimated.",
 )
-@click.option("--lambda-sweep", "penalty_sweep", type=NUMBERS, help="Train once per penalty weight: 0.01,0.1,1.")
-@click.option("--coefficient-low", type=float, default=0.0, show_default=True, help="Output factor of a dropped unit.")
+@click.option(
+    "--lambda-sweep",
+    "penalty_sweep",
+    type=NUMBERS,
+    help="Train once per penalty weight, each per millisecond: 5,20,80. A search shows its own as lambda.",
+)
+@click.option(
+    "--coefficient-low",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Weight of a dropped unit's time in the penalty; its output is 0.",
+)
 @click.option("--coefficient-high", type=float, default=1.0, show_default=True, help="Output factor of a kept unit.")
 @click.option("--group-size", type=int, help="Channels that are dropped together; found if not given.")
 @click.option(
@@ -102,13 +120,26 @@ def train(
     directory = RUNS_FOLDER / (name or free_name(given))
     settings = resumed_settings(directory, given) if resume else new_settings(given)
     ui.resume = f"edgekit train --resume --name {directory.name}"
-    if resume:
-        ui.message(f"going on with {directory}")
     from edgekit.pipeline.training_run import train_run
 
     with ui.progress() as progress:
-        result = train_run(settings, directory, resume=resume, progress=progress)
+        told = _announcing(progress, ui, f"going on with {directory}") if resume else progress
+        result = train_run(settings, directory, resume=resume, progress=told)
     return describe(result, directory)
+
+
+def _announcing(progress: ProgressCallback, ui: Output, text: str) -> ProgressCallback:
+    """``progress``, before whose first report ``text`` is told: by then the run has not refused to go on."""
+    is_told = False
+
+    def report(now: Progress) -> None:
+        nonlocal is_told
+        if not is_told:
+            is_told = True
+            ui.message(text)
+        progress(now)
+
+    return report
 
 
 def new_settings(given: dict[str, Any]) -> TrainSettings:
@@ -135,6 +166,10 @@ def _convert(values: dict[str, Any]) -> TrainSettings:
 
     from edgekit.pipeline.settings import TrainSettings
 
+    unknown = next((name for name in values if name not in TrainSettings.__struct_fields__), None)
+    if unknown is not None:
+        known = ", ".join(name.replace("_", "-") for name in OTHER_SETTINGS)
+        raise click.UsageError(f"there is no setting {unknown!r} for --set; those without an option are {known}")
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
     try:
         return msgspec.convert(plain, TrainSettings, strict=False)
@@ -165,12 +200,43 @@ def describe(result: RunResult, directory: Path) -> Result:
     summary = (
         f"{directory}: {result.measured_us:.0f} us measured{share}; budget {result.budget_us:.0f} us",
         f"accuracy {result.accuracy:.2%}; dense {result.baseline_accuracy:.2%}",
+        *_counts(result),
     )
     table = Table(
         columns, tuple(_row(point, result.budget_us) for point in result.points), right=frozenset(columns[2:])
     )
     data = {"run": directory, **{name: getattr(result, name) for name in result.__struct_fields__}}
-    return Result(data=data, text=(*summary, table), notes=_doubts(result))
+    notes = (*_skipped(result), *_doubts(result), *(f"tainted: {reason}" for reason in result.tainted))
+    problems = _misses(result)
+    return Result(data, text=(*summary, table), notes=notes, problems=problems, exit_code=1 if problems else 0)
+
+
+def _counts(result: RunResult) -> tuple[str, ...]:
+    counts = result.data_counts
+    if not counts:
+        return ()
+    parts = ", ".join(f"{counts[name]} to {name}" for name in ("train", "validation", "test"))
+    return (f"images: {parts.replace('validation', 'validate')}; {counts['skipped']} skipped",)
+
+
+def _skipped(result: RunResult) -> tuple[str, ...]:
+    """The first files of the data that were left out."""
+    count = result.data_counts.get("skipped", 0)
+    named = result.skipped[:_NAMED_SKIPPED]
+    more = (f"and {count - len(named)} more: stages/data.json of the run lists all",) if count > len(named) else ()
+    return (*(f"skipped {file.path}: {file.reason}" for file in named), *more)
+
+
+def _misses(result: RunResult) -> tuple[Problem, ...]:
+    """A budget that the chosen model does not keep; of a sweep, whose user looks at all of its models, none."""
+    from edgekit.types import meets
+
+    swept = any(point.role == "swept" for point in result.points)
+    if result.method == "dense" or swept or meets(result.measured_us, result.budget_us):
+        return ()
+    over = result.measured_us / result.budget_us - 1
+    message = f"the chosen model takes {result.measured_us:.0f} us, {over:.0%} more than the budget allows"
+    return (Problem("budget", message, "the run is kept; train anew with a lower --budget, on a calm machine"),)
 
 
 def _doubts(result: RunResult) -> tuple[str, ...]:

@@ -56,15 +56,16 @@ def page(runs: Sequence[Run]) -> str:
     if len(runs) > 1:
         parts.append(element("section", {"class": "card"}, element("h2", None, "Runs"), run_table(runs)))
     parts.append(element("div", {"class": f"runs {style}"}, *articles))
-    return _fill_template(", ".join(run.label for run in runs), element("main", {"class": style}, *parts))
+    return html_document(", ".join(run.label for run in runs), element("main", {"class": style}, *parts))
 
 
 def _ranges(runs: Sequence[Run], key: tuple[str, ...]) -> Ranges:
     return shared_ranges([run for run in runs if run.comparable_key == key])
 
 
-def _fill_template(title: str, body: Markup) -> str:
-    style, script = _web_file("style.css"), _web_file("hover.js")
+def html_document(title: str, body: Markup, styles: Sequence[str] = ("style.css",)) -> str:
+    """A whole file around ``body``, with the named style sheets of this package and no others."""
+    style, script = "\n".join(map(_web_file, styles)), _web_file("hover.js")
     # One pass over the template: a '$' in a model's name is text, not a place to fill.
     return Template(_web_file("page.html")).substitute(
         title=escape(f"{title} \N{MIDDLE DOT} edgekit report"),

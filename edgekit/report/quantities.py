@@ -9,6 +9,8 @@ import math
 
 import msgspec
 
+from edgekit.types import SettingValue
+
 UNKNOWN = "\N{EN DASH}"
 _SPACE = "\N{NARROW NO-BREAK SPACE}"
 _TIMES = "\N{MULTIPLICATION SIGN}"
@@ -104,10 +106,12 @@ def duration_text(seconds: float) -> str:
     return f"{minutes}{_SPACE}min {rest_seconds}{_SPACE}s"
 
 
-def setting_text(value: str | int | float | bool | None) -> str:
+def setting_text(value: SettingValue) -> str:
     """The value of one setting as its owner wrote it."""
-    if value is None:
+    if value is None or value == ():
         return UNKNOWN
+    if isinstance(value, tuple):
+        return ", ".join(setting_text(part) for part in value)
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

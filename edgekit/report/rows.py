@@ -9,16 +9,22 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import msgspec
 
 import edgekit
 from edgekit.report.quantities import relative_error
 from edgekit.report.runs import Run
-from edgekit.types import ModelPoint
+from edgekit.types import ModelPoint, meets
 
 # A spreadsheet runs a cell that starts with one of these as a formula (OWASP, CSV injection).
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+CSV_START = b"run,model,data,target,runtime,number_format,seed,date,point,role,"
+"""How every CSV file of a report begins, and no other file: it may be replaced by a new report."""
+JSON_START = b'{\n  "kind": "edgekit report",'
+"""The same of the JSON file."""
 
 
 class PointRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +56,7 @@ class PointRow(msgspec.Struct, frozen=True, kw_only=True):
 class ReportData(msgspec.Struct, frozen=True, kw_only=True):
     """The JSON file that is written beside the page."""
 
+    kind: Literal["edgekit report"] = "edgekit report"
     schema: int = 1
     edgekit_version: str
     points: tuple[PointRow, ...]
@@ -104,7 +111,7 @@ def _point_row(run: Run, point: ModelPoint) -> PointRow:
 
 
 def _within_budget(measured_us: float | None, budget_us: float | None) -> bool | None:
-    return None if measured_us is None or budget_us is None else measured_us <= budget_us
+    return None if measured_us is None or budget_us is None else meets(measured_us, budget_us)
 
 
 def _cell(value: object) -> object:

@@ -13,7 +13,7 @@ import msgspec
 
 from edgekit import codec
 from edgekit.errors import BadInputError, UsageError
-from edgekit.types import LayerChoice, ModelPoint, RunResult
+from edgekit.types import LayerChoice, ModelPoint, RunResult, meets
 
 RESULT_FILE = "result.json"
 Verdict = Literal["met", "missed", "no_budget", "not_measured"]
@@ -63,7 +63,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
             return "not_measured"
         if self.budget_us is None:
             return "no_budget"
-        return "met" if self.measured_us <= self.budget_us else "missed"
+        return "met" if meets(self.measured_us, self.budget_us) else "missed"
 
     @property
     def comparable_key(self) -> tuple[str, ...]:

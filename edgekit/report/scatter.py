@@ -20,11 +20,11 @@ from edgekit.report.quantities import (
 from edgekit.report.runs import Run
 from edgekit.types import ModelPoint
 
-ROLES = ("swept", "candidate", "dense", "chosen")
+ROLES = ("swept", "dense", "chosen")
 """Roles in the order of drawing: what matters most comes last, on top."""
 
 _TOP, _RIGHT, _BOTTOM, _LEFT = 30.0, 16.0, 52.0, 58.0
-_RADIUS = {"swept": 3.5, "candidate": 5.0, "dense": 5.5, "chosen": 7.0}
+_RADIUS = {"swept": 3.5, "dense": 5.5, "chosen": 7.0}
 
 
 def scatter(run: Run, ranges: Ranges) -> Markup:

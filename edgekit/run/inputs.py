@@ -57,8 +57,8 @@ def find_images(inputs: Iterable[str], lines: Iterable[str] | None = None) -> It
 
 
 def _standard_input() -> Iterator[str]:
-    # Not sys.stdin: an interpreter that ends while the reading thread holds its lock aborts. And file names are bytes:
-    # decoded as the file system does it, any of them can be named.
+    # Not sys.stdin: Ctrl-C finds its lock held by the thread that reads ahead, and the interpreter aborts. And names
+    # are bytes: decoded as the file system does it, any file can be named.
     with open(0, "rb", closefd=False) as stream:
         yield from (os.fsdecode(line.removesuffix(b"\n")) for line in stream)
 

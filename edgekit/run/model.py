@@ -26,9 +26,6 @@ METADATA_KEY = "edgekit"
 MAX_MODEL_BYTES = 2**31
 """Both formats end here: protobuf and flatbuffers count bytes in 31 bits."""
 
-_RUNTIMES: dict[str, RuntimeName] = {".onnx": "onnx", ".tflite": "tflite"}
-
-
 REMOTE_BATCH = 64
 """Images that are sent to a device at a time: each time costs the start of a program there."""
 
@@ -100,11 +97,10 @@ def open_model(
 
 
 def _runtime_name(path: Path) -> RuntimeName:
-    name = _RUNTIMES.get(path.suffix.lower())
+    name = runtimes.of_suffix(path)
     if name is None:
-        raise BadInputError(
-            f"the model {quoted(path)} has the suffix {path.suffix!r}; allowed are {' and '.join(_RUNTIMES)}"
-        )
+        allowed = " and ".join(runtimes.SUFFIXES.values())
+        raise BadInputError(f"the model {quoted(path)} has the suffix {path.suffix!r}; allowed are {allowed}")
     return name
 
 

@@ -28,8 +28,8 @@ def calls(monkeypatch: pytest.MonkeyPatch, invoke: Invoke) -> Calls:
         made.append((run, asked))
         return ExportedModel(
             path="runs/first/models/chosen-int8.tflite",
-            runtime=asked["runtime"],
-            number_format=asked["number_format"],
+            runtime=asked["runtime"] or "onnx",
+            number_format=asked["number_format"] or "fp32",
             size_bytes=12345,
             max_relative_difference=0.01,
             top1_agreement=0.99,
@@ -46,6 +46,12 @@ def test_run_runtime_and_format_are_handed_on(calls: Calls, invoke: Invoke) -> N
 
     expected = {"runtime": "tflite", "number_format": "int8", "path": Path("a.tflite")}
     assert calls == [(Path("runs/first"), expected)]
+
+
+def test_runtime_and_format_are_left_to_the_run_if_not_given(calls: Calls, invoke: Invoke) -> None:
+    invoke("export", "first")
+
+    assert calls[0][1] == {"runtime": None, "number_format": None, "path": None}
 
 
 def test_the_envelope_holds_the_facts_of_the_file(calls: Calls, invoke: Invoke) -> None:

@@ -65,11 +65,16 @@ def complete(words: str, folder: Path) -> list[str]:
     ("words", "expected"),
     [
         ("edgekit pro", ["profile"]),
-        ("edgekit target ", ["list", "show"]),
+        ("edgekit target ", ["check", "list", "setup", "show", "trust"]),
         ("edgekit train --budg", ["--budget"]),
         ("edgekit train --estimator h", ["hard-concrete"]),
         ("edgekit target show c", ["cpu"]),
         ("edgekit report fi", ["first"]),
+        ("edgekit train --set search", ["search-share="]),
+        ("edgekit train --data fash", ["fashion-mnist"]),
+        ("edgekit train --data pho", ["pho"]),
+        ("edgekit train --model mod", ["mod"]),
+        ("edgekit run model.onnx pho", ["pho"]),
     ],
 )
 def test_shells_complete_commands_options_and_values(words: str, expected: list[str], tmp_path: Path) -> None:

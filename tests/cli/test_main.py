@@ -28,6 +28,7 @@ EXIT_CODES: dict[type[errors.EdgekitError], int] = {
     errors.DataError: 3,
     errors.UnsupportedModelError: 3,
     errors.DeviceError: 4,
+    errors.LinkLostError: 4,
     errors.TrustError: 5,
     errors.BudgetError: 1,
     errors.TrainingDivergedError: 1,
@@ -113,6 +114,12 @@ def test_a_usage_error_is_one_json_object_too(args: tuple[str, ...], invoke: Inv
     outcome = invoke(*args, "--json")
 
     assert (outcome.exit_code, outcome.envelope["errors"][0]["code"]) == (2, "usage")
+
+
+def test_a_command_that_is_misspelt_is_told_with_the_nearest_one(invoke: Invoke) -> None:
+    message = invoke("trian", "--json").envelope["errors"][0]["message"]
+
+    assert message == "there is no command 'trian'; did you mean train?"
 
 
 def test_a_usage_error_carries_the_name_of_its_command(invoke: Invoke) -> None:

@@ -16,6 +16,7 @@ from edgekit.pipeline.profiling import Profiled
 from edgekit.types import Correction, Method, Profile, Progress
 from tests.cli.conftest import Invoke
 from tests.cli.results import MACHINE
+from tests.profile.networks import correction_of
 
 REQUIRED = ("profile", "--model", "mlp-16", "--input", "1x4x4")
 Calls = list[dict[str, Any]]
@@ -32,14 +33,14 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
         error = Correction(overhead_us=3, scale=1.01, network_count=12, median_error=0.012, max_error=0.04)
         profile = Profile(
             target="cpu",
-            runtime=asked["runtime"],
+            runtime=asked["stopwatch"].runtime.name,
             runtime_version="onnxruntime 1",
             machine=MACHINE,
             date="2026-01-01",
             method=Method(),
             overhead_us=3.0,
             units=(),
-            corrections={"fp32": error},
+            corrections=(correction_of(structure.spec, error),),
             tainted=("the load was 4",),
         )
         return Profiled(profile, asked["path"] or Path("profiles/cpu.json"), 42)
@@ -60,7 +61,7 @@ def test_each_runtime_is_measured_once_in_all_formats(calls: Calls, invoke: Invo
 
     invoke(*REQUIRED, *options)
 
-    assert [(call["runtime"], call["formats"]) for call in calls] == [
+    assert [(call["stopwatch"].runtime.name, call["formats"]) for call in calls] == [
         ("onnx", ("fp32", "int8")),
         ("tflite", ("fp32", "int8")),
     ]
@@ -82,7 +83,7 @@ def test_the_envelope_tells_what_was_measured_and_how_well_it_adds_up(calls: Cal
     profile = invoke(*REQUIRED, "--json").envelope["data"]["profiles"][0]
 
     assert (profile["path"], profile["measured_count"]) == ("profiles/cpu.json", 42)
-    assert profile["corrections"]["fp32"]["median_error"] == 0.012
+    assert profile["corrections"][0]["correction"]["median_error"] == 0.012
 
 
 def test_people_see_the_error_and_the_taint(calls: Calls, invoke: Invoke) -> None:

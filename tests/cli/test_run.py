@@ -16,6 +16,9 @@ import pytest
 from PIL import Image
 
 import edgekit
+from edgekit.data._base import ImageArray
+from edgekit.data.preprocess import decode_image
+from edgekit.run import inputs
 from tests.cli.conftest import Invoke
 from tests.cli.models import write_brightness_model
 
@@ -99,3 +102,23 @@ def test_ctrl_c_while_it_waits_for_names_ends_with_130_and_one_json_object(model
 
     stdout, _ = process.communicate(timeout=60)
     assert (process.returncode, json.loads(stdout)["errors"][0]["code"]) == (130, "interrupted")
+
+
+def test_ctrl_c_leaves_the_old_output_and_what_was_written_beside_it(
+    model: str, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(path: Path, size: tuple[int, int]) -> ImageArray:
+        if path.name == "last.png":
+            raise KeyboardInterrupt
+        return decode_image(path, size)
+
+    monkeypatch.setattr(inputs, "decode_image", decode)
+    Path("labels.csv").write_text("the old one")
+    names = [write_image("a.png", 250), write_image("b.png", 5), "last.png"]
+
+    outcome = invoke("run", model, *names, "--output", "labels.csv")
+
+    assert (outcome.exit_code, Path("labels.csv").read_text()) == (130, "the old one")
+    rows = list(csv.DictReader(io.StringIO(Path("labels.csv.part").read_text())))
+    assert [row["path"] for row in rows] == ["a.png", "b.png"]
+    assert "labels.csv.part holds the results until here; labels.csv is as it was" in outcome.stderr

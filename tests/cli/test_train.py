@@ -17,13 +17,13 @@ import pytest
 
 pytest.importorskip("torch", reason="training needs the extra [train]")
 
-from edgekit.cli.train import train
+from edgekit.cli.train import describe, train
 from edgekit.codec import write_result
 from edgekit.errors import BudgetError
 from edgekit.pipeline import training_run
 from edgekit.pipeline.run_directory import open_run
 from edgekit.pipeline.settings import TrainSettings
-from edgekit.types import Progress, RunResult
+from edgekit.types import Progress, RunResult, SkippedFile
 from tests.cli.conftest import Invoke
 from tests.cli.results import make_result
 
@@ -101,7 +101,7 @@ def test_options_become_settings(calls: Calls, invoke: Invoke) -> None:
         (("--budget", "fast"), "'fast' is no budget"),
         (("--budget", "0us"), "'0us' is no budget"),
         (("--set", "search-share=2"), "--search-share"),
-        (("--set", "nonsense=2"), "nonsense"),
+        (("--set", "nonsense=2"), "no setting 'nonsense' for --set; those without an option are warmup-share,"),
         (("--coefficient-low", "1"), "--coefficient-low"),
         (("--resume",), "--name"),
         (("--name", "../x"), "--name"),
@@ -184,6 +184,34 @@ def test_people_see_measured_time_and_budget(calls: Calls, invoke: Invoke) -> No
     first = invoke(*REQUIRED, "--name", "first").stdout.splitlines()[0]
 
     assert first == "runs/first: 400 us measured, 50% of the dense network's 800 us; budget 410 us"
+
+
+def with_skipped(count: int) -> RunResult:
+    files = tuple(SkippedFile(path=f"photos/{index}.png", reason="it is torn") for index in range(min(count, 100)))
+    counts = {"train": 70, "validation": 10, "test": 20, "skipped": count}
+    return msgspec.structs.replace(make_result("first"), data_counts=counts, skipped=files)
+
+
+def test_people_see_how_many_images_each_part_has() -> None:
+    assert describe(with_skipped(2), Path("runs/first")).text[2] == (
+        "images: 70 to train, 10 to validate, 20 to test; 2 skipped"
+    )
+
+
+def test_people_see_the_first_files_that_were_skipped_and_where_the_others_are() -> None:
+    notes = describe(with_skipped(150), Path("runs/first")).notes
+
+    assert notes[0] == "skipped photos/0.png: it is torn"
+    assert notes[3] == "and 147 more: stages/data.json of the run lists all"
+
+
+def test_going_on_is_told_only_when_the_run_does_not_refuse(calls: Calls, invoke: Invoke) -> None:
+    invoke(*REQUIRED, "--name", "first")
+
+    refused = invoke("train", "--resume", "--name", "first", "--seed", "1")
+    taken = invoke("train", "--resume", "--name", "first")
+
+    assert "going on with" not in refused.stderr and "going on with runs/first" in taken.stderr
 
 
 def test_progress_goes_to_standard_error(calls: Calls, invoke: Invoke) -> None:

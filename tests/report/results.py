@@ -21,7 +21,7 @@ def make_layers(count: int = 12) -> tuple[LayerChoice, ...]:
 
 
 def make_points() -> tuple[ModelPoint, ...]:
-    """One dense model, a sweep, two candidates of which one was only predicted, and the chosen one."""
+    """One dense model, a sweep of which one was only predicted, and the chosen one."""
     swept = [(0.842, 310.0), (0.858, 395.0), (0.866, 474.0), (0.874, 560.0), (0.879, 668.0), (0.883, 760.0)]
     return (
         make_point("dense", "dense", 0.886, 820.0, 846.0, parameters=284_106),
@@ -29,8 +29,8 @@ def make_points() -> tuple[ModelPoint, ...]:
             make_point(f"lambda-{index}", "swept", accuracy, latency_us, latency_us * (1.05 - 0.02 * index))
             for index, (accuracy, latency_us) in enumerate(swept)
         ),
-        make_point("keep-7", "candidate", 0.8735, 452.0, 463.0),
-        make_point("keep-9", "candidate", 0.877, 488.0, None),
+        make_point("keep-7", "swept", 0.8735, 452.0, 463.0),
+        make_point("keep-9", "swept", 0.877, 488.0, None),
         make_point("keep-8", "chosen", 0.8795, 481.0, 492.0, layers=make_layers(), parameters=96_412),
     )
 

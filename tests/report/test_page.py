@@ -31,7 +31,7 @@ LAYERS = st.builds(
 POINTS = st.builds(
     ModelPoint,
     name=NAMES,
-    role=st.sampled_from(["dense", "swept", "candidate", "chosen"]),
+    role=st.sampled_from(["dense", "swept", "chosen"]),
     accuracy=st.floats(0, 1),
     predicted_us=LATENCIES,
     measured_us=st.none() | LATENCIES,
@@ -114,15 +114,15 @@ def test_a_run_that_was_not_measured_gives_no_verdict() -> None:
 
 
 def test_a_point_without_measurement_is_marked_as_predicted_only() -> None:
-    measured = make_point("a", "candidate", 0.9, 100.0, 90.0)
-    predicted = make_point("b", "candidate", 0.9, 100.0, None)
+    measured = make_point("a", "swept", 0.9, 100.0, 90.0)
+    predicted = make_point("b", "swept", 0.9, 100.0, None)
 
     assert "predicted only" not in document_of({"points": (measured,)}).text
     assert "predicted only" in document_of({"points": (predicted,)}).text
 
 
 def test_a_point_without_measurement_is_drawn_hollow_and_without_a_solid_mark() -> None:
-    styles = document_of({"points": (make_point("b", "candidate", 0.9, 100.0, None),)}).attribute("class")
+    styles = document_of({"points": (make_point("b", "swept", 0.9, 100.0, None),)}).attribute("class")
 
     # The one solid mark is that of the legend.
     assert styles.count("mark") == 1

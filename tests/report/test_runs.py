@@ -17,7 +17,7 @@ def run_of(**changes: object) -> Run:
 
 @pytest.mark.parametrize(
     ("measured_us", "budget_us", "verdict"),
-    [(499.0, 500.0, "met"), (500.0, 500.0, "met"), (501.0, 500.0, "missed"), (400.0, 0.0, "no_budget")],
+    [(499.0, 500.0, "met"), (500.0, 500.0, "met"), (511.0, 500.0, "missed"), (400.0, 0.0, "no_budget")],
 )
 def test_the_verdict_follows_the_measured_latency(measured_us: float, budget_us: float, verdict: str) -> None:
     assert run_of(measured_us=measured_us, budget_us=budget_us).verdict == verdict
