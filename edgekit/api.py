@@ -23,6 +23,7 @@ from edgekit.nn.cut import Choice, cut_network, cut_spec
 from edgekit.nn.estimators import make_estimator
 from edgekit.nn.gates import GateOptions, Gates, Scope
 from edgekit.nn.latency import KeptCounts, LatencyModel
+from edgekit.nn.modules import eval_mode
 from edgekit.nn.network import Network, clone
 from edgekit.nn.structure import analyse
 from edgekit.nn.trace import trace
@@ -32,7 +33,7 @@ from edgekit.pipeline.settings import parse_budget
 from edgekit.pipeline.timing import time_networks
 from edgekit.pipeline.training_run import weights_hash
 from edgekit.profile import PriceTable, check_runtime, open_stopwatch
-from edgekit.runtimes import names
+from edgekit.runtimes import SUFFIXES, of_suffix
 from edgekit.train.attached import AttachedGates, weight_of
 from edgekit.train.drop import DropStage
 from edgekit.train.pricing import choice_from_counts, measured_latency
@@ -237,7 +238,10 @@ def export_model(
     disagrees, UnsupportedModelError for a layer that the runtime does not execute.
     """
     path = Path(path)
-    runtime = _runtime_of(path)
+    runtime = of_suffix(path)
+    if runtime is None:
+        allowed = " and ".join(SUFFIXES.values())
+        raise UsageError(f"{path}: the suffix {path.suffix!r} is no model's; allowed are {allowed}")
     if number_format == "int8" and calibration_images is None:
         raise UsageError("int8 needs calibration_images", "give some hundreds of training images, normalised")
     network = clone(_network(model, tuple(test_images.shape[1:]))).cpu()
@@ -290,7 +294,7 @@ def _check_same(model: nn.Module, network: Network) -> None:
     shape = (_PROBE_SAMPLES, *network.spec.input_shape)
     parameter = next(model.parameters(), torch.empty(0))
     batch = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(parameter.device, parameter.dtype)
-    with _eval_mode(model):
+    with eval_mode(model):
         expected, found = (part(batch).float().numpy(force=True) for part in (model, network))
     difference = relative_difference(found, expected)
     if not difference <= _TRACE_LIMIT:
@@ -299,17 +303,6 @@ def _check_same(model: nn.Module, network: Network) -> None:
             f"allowed are {_TRACE_LIMIT:.0e}",
             "forward must compute the same from the same input in eval mode: no random numbers, no counters, no NaN",
         )
-
-
-@contextlib.contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    training = {part: part.training for part in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for part, flag in training.items():
-            part.training = flag
 
 
 @contextlib.contextmanager
@@ -384,14 +377,6 @@ def _choice_within(gates: AttachedGates, budget_us: float) -> Choice:
         if excess_us <= _ROUNDING * budget_us:
             return choice
         limit_us = latency.latency_us(kept) - excess_us
-
-
-def _runtime_of(path: Path) -> RuntimeName:
-    for name in names():
-        if path.suffix.lower() == f".{name}":
-            return name
-    allowed = " and ".join(f".{name}" for name in names())
-    raise UsageError(f"{path}: the suffix {path.suffix!r} is no model's; allowed are {allowed}")
 
 
 def _plain_preprocessing(input_shape: Shape) -> Preprocessing:

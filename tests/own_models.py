@@ -12,7 +12,7 @@ import edgekit
 from edgekit.nn.structure import analyse
 from edgekit.nn.trace import trace
 from edgekit.train.attached import AttachedGates
-from edgekit.train.pricing import priced_units
+from edgekit.train.pricing import group_sizes, priced_units
 from edgekit.types import (
     Correction,
     Machine,
@@ -24,6 +24,7 @@ from edgekit.types import (
     UnitSpec,
     UnitTiming,
 )
+from tests.profile.networks import correction_of
 
 GROUP_SIZE = 4
 
@@ -90,7 +91,9 @@ MODELS: dict[str, tuple[Callable[[], nn.Sequential], Shape]] = {
 
 def made_up_profile(model: nn.Module, shape: Shape, number_format: NumberFormat = "fp32") -> Profile:
     """A profile in which a unit takes a tenth of a microsecond, and another for each ten multiplications."""
-    units = priced_units(analyse(trace(model, shape).spec, GROUP_SIZE), number_format)
+    structure = analyse(trace(model, shape).spec, GROUP_SIZE)
+    units = priced_units(structure, number_format)
+    fitted = Correction(overhead_us=0.5, scale=1.0, network_count=9, median_error=0.01, max_error=0.02)
     return Profile(
         target="made-up",
         runtime="onnx",
@@ -100,9 +103,7 @@ def made_up_profile(model: nn.Module, shape: Shape, number_format: NumberFormat 
         method=Method(),
         overhead_us=0.5,
         units=tuple(made_up_time(unit) for unit in units),
-        corrections={
-            number_format: Correction(overhead_us=0.5, scale=1.0, network_count=9, median_error=0.01, max_error=0.02)
-        },
+        corrections=(correction_of(structure.spec.in_format(number_format), fitted, group_sizes(structure)),),
     )
 
 

@@ -5,16 +5,34 @@ Importing this imports no runtime; the package that a runtime needs is imported 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from edgekit.errors import UsageError
-from edgekit.runtimes._base import FloatArray, FoldedNetwork, LayerWeights, Ranges, Runtime, Session
+from edgekit.runtimes._base import SUFFIXES, FloatArray, FoldedNetwork, LayerWeights, Ranges, Runtime, Session
 from edgekit.types import RuntimeName
 
-__all__ = ["FloatArray", "FoldedNetwork", "LayerWeights", "Ranges", "Runtime", "Session", "get", "names"]
+__all__ = [
+    "SUFFIXES",
+    "FloatArray",
+    "FoldedNetwork",
+    "LayerWeights",
+    "Ranges",
+    "Runtime",
+    "Session",
+    "get",
+    "names",
+    "of_suffix",
+]
 
 
 def names() -> tuple[RuntimeName, ...]:
     """The names that `get` knows."""
-    return ("onnx", "tflite")
+    return tuple(SUFFIXES)
+
+
+def of_suffix(path: Path) -> RuntimeName | None:
+    """The runtime whose models end as the name of ``path`` does, in any case; None if there is none."""
+    return next((name for name, suffix in SUFFIXES.items() if path.suffix.lower() == suffix), None)
 
 
 def get(name: RuntimeName) -> Runtime:

@@ -17,6 +17,9 @@ from edgekit.types import NetworkSpec, NumberFormat, RuntimeName
 
 FloatArray = NDArray[np.float32]
 
+SUFFIXES: dict[RuntimeName, str] = {"onnx": ".onnx", "tflite": ".tflite"}
+"""How the names of model files end, by runtime."""
+
 
 @dataclass(frozen=True)
 class LayerWeights:

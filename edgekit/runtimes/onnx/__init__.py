@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from edgekit.runtimes._base import FoldedNetwork, Ranges, Runtime, Session
+from edgekit.runtimes._base import SUFFIXES, FoldedNetwork, Ranges, Runtime, Session
 from edgekit.runtimes.onnx import session, writer
 from edgekit.types import NumberFormat, RuntimeName
 
@@ -18,7 +18,7 @@ class OnnxRuntime(Runtime):
     """ONNX Runtime's CPU provider. Raises MissingExtraError if ``onnxruntime`` is not installed."""
 
     name: RuntimeName = "onnx"
-    suffix = ".onnx"
+    suffix = SUFFIXES["onnx"]
 
     def __init__(self) -> None:
         self._onnxruntime = session.import_onnxruntime()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from edgekit.runtimes._base import FoldedNetwork, Ranges, Runtime, Session
+from edgekit.runtimes._base import SUFFIXES, FoldedNetwork, Ranges, Runtime, Session
 from edgekit.runtimes.tflite import session, writer
 from edgekit.runtimes.tflite.flatbuffer import read_metadata
 from edgekit.types import NumberFormat, RuntimeName
@@ -23,7 +23,7 @@ class TfliteRuntime(Runtime):
     """
 
     name: RuntimeName = "tflite"
-    suffix = ".tflite"
+    suffix = SUFFIXES["tflite"]
 
     def __init__(self) -> None:
         self._backend = session.find_backend()
