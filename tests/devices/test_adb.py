@@ -665,7 +665,7 @@ class TestAndroid:
         question = "cat /proc/sys/kernel/random/boot_id"
         before = shell(link, question)
         shell(link, "setsid sleep 60 </dev/null >/dev/null 2>&1 &")
-        assert wait_until(lambda: len(list(android.processes())) == 1)
+        assert wait_until(lambda: bool(list(android.processes())))
 
         android.reboot()
 

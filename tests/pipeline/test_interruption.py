@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
@@ -125,11 +126,16 @@ def test_the_result_says_the_same(both: Runs) -> None:
 def test_the_decisions_are_the_same(both: Runs) -> None:
     files = [path.relative_to(both.unbroken) for path in (both.unbroken / "stages").glob("*.json")]
 
-    different = [
-        str(file) for file in files if (both.killed / file).read_bytes() != (both.unbroken / file).read_bytes()
-    ]
+    different = [str(file) for file in files if decisions(both.killed / file) != decisions(both.unbroken / file)]
 
     assert len(files) > 5 and different == []
+
+
+def decisions(path: Path) -> dict[str, Any]:
+    """What a stage's facts say, but for how long it took."""
+    facts: dict[str, Any] = json.loads(path.read_bytes())
+    facts.pop("seconds", None)
+    return facts
 
 
 def test_every_json_file_can_be_read(both: Runs) -> None:
