@@ -21,7 +21,7 @@ from tests.devices.phone import CACHE_FOLDER
 
 IMAGE_SIDE = 8
 MODEL = "resnet8-w0.1"
-BUDGET = "80%"
+BUDGET = "95%"
 COMMAND_SECONDS = 900.0
 
 _TARGET = """\
@@ -134,11 +134,14 @@ class Journey:
         (profile,) = self.desk.edgekit("profile", *wanted, "--input", shape, "--classes", "2").data["profiles"]
         return dict(profile)
 
-    def train(self) -> dict[str, Any]:
-        """Fit the network to a budget there; what is not measured yet is measured."""
+    def train(self, *options: str) -> dict[str, Any]:
+        """Fit the network to a budget there; what is not measured yet is measured. A machine that is not calm may miss
+        the budget, and says so."""
         wanted = ("--target", self.name, "--runtime", self.runtime, "--model", MODEL, "--data", "known.npz")
         schedule = ("--epochs", "4", "--batch-size", "16", "--budget", BUDGET, "--name", "small")
-        return self.desk.edgekit("train", *wanted, *schedule).data
+        answer = self.desk.edgekit("train", *wanted, *schedule, *options)
+        is_missed = answer.exit_code == 1 and answer.error["code"] == "budget"
+        return dict(answer.envelope["data"]) if is_missed else answer.data
 
     def bench(self, network: dict[str, Any]) -> list[dict[str, Any]]:
         """Times of the dense and the chosen file there."""

@@ -57,6 +57,6 @@ def test_the_device_labels_images_with_a_network_that_was_fitted_to_it(desk: Des
     rows = journey.bench(network)
     labels_there, labels_here = journey.labels(network)
 
-    assert network["target"] == "board" and network["measured_us"] <= 1.1 * network["budget_us"]
+    assert network["target"] == "board" and network["measured_us"] <= 1.2 * network["budget_us"]
     assert [row["runtime"] for row in rows] == [runtime, runtime] and rows[1]["ratio"] < 1
     assert labels_there == labels_here == journey.true_labels
