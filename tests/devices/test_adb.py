@@ -169,7 +169,7 @@ def shell(link: AdbLink, script: str, *arguments: str, stdin: bytes = b"", secon
 def comes_through(link: AdbLink) -> bool:
     try:
         return link.execute(("true",), b"", 20).exit_code == 0
-    except LinkLostError:
+    except DeviceError:  # lost, or not known to the server while that connects again
         return False
 
 
@@ -610,8 +610,9 @@ class TestAdbDevice(DeviceConformance):
         losses = survive_cuts(device, cut, self.alive)
 
         adbd.cut_after(None)
-        # One that hits the end of the exchange before costs nothing.
-        assert losses <= 1 and adbd.links_made > 1
+        # One that hits the end of the exchange before costs nothing; one that the server repairs by itself meanwhile may
+        # be met twice.
+        assert losses <= 2 and adbd.links_made > 1
 
     @pytest.mark.parametrize("step", ("push", "cancel"))
     def test_a_job_gets_through_a_link_that_falls_silent(

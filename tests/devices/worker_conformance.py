@@ -154,6 +154,8 @@ class TaskConformance:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            # What is read line by line must leave the rest to `communicate`.
+            bufsize=0,
         )
 
     def finish(self, process: subprocess.Popen[bytes]) -> Answer:
