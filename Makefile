@@ -39,7 +39,7 @@ check: $(INSTALLED)
 	$(BIN)/lint-imports
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 bench: $(INSTALLED)
 	for benchmark in $(BENCHMARKS); do echo; echo "$$benchmark"; $(BIN)/python $$benchmark $(BENCH_OPTIONS) || exit 1; done

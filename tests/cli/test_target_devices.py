@@ -19,6 +19,9 @@ from tests.devices.sshd import MISSING, PROGRAM, Sshd, free_port, running_sshd
 from tests.devices.test_adb import own_adb
 from tests.devices.test_posix import programs_of
 
+# Phones of several workers would share this machine's processes, and end each other's jobs of the same name.
+pytestmark = pytest.mark.xdist_group("phone")
+
 HOSTILE = {
     "substitution": "$(touch canary)",
     "backticks": "`touch canary`",

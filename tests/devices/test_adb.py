@@ -27,6 +27,9 @@ from tests.devices.conformance import Connect, DeviceConformance
 from tests.devices.cutting import survive_cuts
 from tests.devices.phone import NoPhoneError, Phone, phone_at, plain_phone_at
 
+# Phones of several workers would share this machine's processes, and end each other's jobs of the same name.
+pytestmark = pytest.mark.xdist_group("phone")
+
 adbutils = pytest.importorskip("adbutils", reason="adbutils is not installed: pip install 'edgekit[devices]'")
 
 HOSTILE = (
@@ -610,8 +613,8 @@ class TestAdbDevice(DeviceConformance):
         losses = survive_cuts(device, cut, self.alive)
 
         adbd.cut_after(None)
-        # One that hits the end of the exchange before costs nothing; one that the server repairs by itself meanwhile may
-        # be met twice.
+        # One that hits the end of the exchange before costs nothing; one that the server repairs by itself meanwhile
+        # may be met twice.
         assert losses <= 2 and adbd.links_made > 1
 
     @pytest.mark.parametrize("step", ("push", "cancel"))

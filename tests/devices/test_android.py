@@ -37,6 +37,9 @@ from tests.devices.phone import NoPhoneError, Phone, phone_at
 from tests.devices.test_adb import own_adb
 from tests.profile.networks import conv, dense
 
+# Phones of several workers would share this machine's processes, and end each other's jobs of the same name.
+pytestmark = pytest.mark.xdist_group("phone")
+
 LABELS = ("left", "right")
 QUICK = ("--min-seconds", "0.05")
 COMMAND_SECONDS = 240.0

@@ -27,6 +27,9 @@ from tests.devices.phone import plain_phone_at
 from tests.devices.sshd import MISSING, PROGRAM, Sshd, free_port, running_sshd
 from tests.devices.test_adb import own_adb
 
+# Phones of several workers would share this machine's processes, and end each other's jobs of the same name.
+pytestmark = pytest.mark.xdist_group("phone")
+
 HERE = Target(name="here", description="", transport="local", runtimes={"onnx": RuntimeOptions()})
 CALM = Machine(cpu="Fake", cores=4, architecture="aarch64", kernel="6.1", governor="performance")
 
