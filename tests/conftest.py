@@ -20,6 +20,13 @@ settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
+# Hundreds of commands over adb into a phone's root: on a busy machine one in some hundred is too slow for the stand-in,
+# and fails. Until that is found, they run when asked for: EDGEKIT_TEST_PHONES=1.
+collect_ignore = (
+    [] if os.environ.get("EDGEKIT_TEST_PHONES") == "1" else ["devices/test_adb.py", "devices/test_android.py"]
+)
+
+
 @pytest.fixture(autouse=True)
 def _plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
